@@ -1,0 +1,33 @@
+# Thin: what a target does stands in scripts/. Builds go to ~/.cache/keepline (KEEPLINE_CACHE).
+.DEFAULT_GOAL := help
+.PHONY: help demo build install test test-fast bench fuzz swarm-shell swarm-test
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## a session is lost, found and explained; then the state of this machine
+	@scripts/demo
+
+build: ## the release: one static file
+	@scripts/build
+
+install: ## binary, man pages, completions below PREFIX (/usr/local)
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" scripts/install
+
+test: ## every suite, virtual machines included
+	@scripts/test-all
+
+test-fast: ## the same without virtual machines
+	@scripts/test-all --fast
+
+bench: ## speed beside the shell pipeline, from nothing to nothing
+	@scripts/bench
+
+fuzz: ## one parser for a minute: TARGET=sock_diag [SECONDS=60]
+	@scripts/fuzz $(TARGET) $(SECONDS)
+
+swarm-shell: ## a shell in a fresh virtual machine: [ARGS=…]
+	@scripts/swarm shell $(ARGS)
+
+swarm-test: ## tests in virtual machines by name: SCENARIO=…
+	@scripts/swarm test $(SCENARIO)

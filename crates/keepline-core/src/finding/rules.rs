@@ -1,0 +1,294 @@
+//! The rules: from judged sessions and the tables of directors to findings.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use super::{Code, Finding, fix};
+use crate::{
+    duration::human,
+    session::{Session, Table, Why},
+    snapshot::{Incomplete, Listing, Namespace, Snapshot},
+};
+
+/// A conntrack table fuller than this is nearly full (per cent).
+const NEARLY_FULL: u64 = 90;
+
+/// Findings on `snapshot`, the gravest first; each session learns which are about it.
+pub(crate) fn find(snapshot: &Snapshot, sessions: &mut [Session]) -> Vec<Finding> {
+    for session in &mut *sessions {
+        session.findings.extend(about(session.why));
+        if backend_gone(snapshot, session) {
+            session.findings.push(Code::BACKEND_GONE);
+        }
+    }
+    let mut findings = of_sessions(snapshot, sessions);
+    findings.extend(of_directors(snapshot, sessions));
+    findings.extend(of_the_scan(&snapshot.incomplete));
+    findings.sort_by(|a, b| {
+        (a.code.severity(), a.code, std::cmp::Reverse(a.sessions)).cmp(&(
+            b.code.severity(),
+            b.code,
+            std::cmp::Reverse(b.sessions),
+        ))
+    });
+    findings
+}
+
+fn about(why: Why) -> Option<Code> {
+    match why {
+        Why::Forgotten => Some(Code::ORPHANED),
+        Why::ForgottenAtBackend => Some(Code::FORGOTTEN_AT_BACKEND),
+        Why::NoKeepalive => Some(Code::NO_KEEPALIVE),
+        Why::KeepaliveLate => Some(Code::KEEPALIVE_LATE),
+        Why::KeepaliveTight => Some(Code::KEEPALIVE_TIGHT),
+        Why::HalfClosed => Some(Code::HALF_CLOSED),
+        Why::KeepaliveUnproven => Some(Code::KEEPALIVE_UNPROVEN),
+        Why::Ambiguous => Some(Code::AMBIGUOUS),
+        Why::NotConfirmed | Why::Unreadable => Some(Code::SCAN_INCOMPLETE),
+        Why::NoDirector | Why::KeptAlive | Why::BeyondHorizon => None,
+    }
+}
+
+/// Whether the session's entry leads to a backend that its director no longer has.
+fn backend_gone(snapshot: &Snapshot, session: &Session) -> bool {
+    let (Some(director), Some(backend), Some(_)) =
+        (session.director, session.backend, session.entry)
+    else {
+        return false;
+    };
+    let Some(ipvs) = &snapshot.namespaces[director].ipvs else { return false };
+    session.table == Some(Table::Ipvs)
+        && ipvs.expire_nodest_conn == Some(false)
+        && !ipvs.services.iter().flat_map(|service| &service.destinations).any(|destination| {
+            destination.address.ip() == backend.ip()
+                && [0, backend.port()].contains(&destination.address.port())
+        })
+}
+
+/// One finding for every code, director and virtual address.
+fn of_sessions(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
+    let mut groups: BTreeMap<(Code, Option<usize>, SocketAddr), Vec<&Session>> = BTreeMap::new();
+    for session in sessions {
+        for code in &session.findings {
+            groups.entry((*code, session.director, session.server)).or_default().push(session);
+        }
+    }
+    groups
+        .into_iter()
+        .map(|((code, director, server), sessions)| Finding {
+            code,
+            sessions: sessions.len(),
+            detail: detail(snapshot, code, director, server, &sessions),
+            fix: fixes(snapshot, code, director, server, &sessions),
+            director,
+        })
+        .collect()
+}
+
+/// `1 session`, `3 sessions`.
+fn counted(count: usize) -> String {
+    if count == 1 { "1 session".to_owned() } else { format!("{count} sessions") }
+}
+
+fn detail(
+    snapshot: &Snapshot,
+    code: Code,
+    director: Option<usize>,
+    server: SocketAddr,
+    sessions: &[&Session],
+) -> String {
+    let many = counted(sessions.len());
+    let (has, is) = if sessions.len() == 1 { ("has", "is") } else { ("have", "are") };
+    let name = director.map_or("the director", |at| snapshot.namespaces[at].name.as_str());
+    let silent = sessions.iter().filter_map(|session| session.idle).max();
+    let silent = silent.map_or(String::new(), |idle| format!(", silent for up to {}", human(idle)));
+    let soonest = sessions.iter().filter_map(|session| session.orphaned_in).min();
+    let soonest = soonest.map_or_else(|| "an unknown time".to_owned(), human);
+    let timeout = sessions.iter().filter_map(|session| session.entry).map(|entry| entry.timeout);
+    let timeout = timeout.min().map_or_else(|| "its timeout".to_owned(), human);
+    let consequence = consequence(sessions);
+    match code {
+        Code::ORPHANED => format!(
+            "{many} to {server} {has} an open socket but no entry in {name}{silent}. {consequence}"
+        ),
+        Code::FORGOTTEN_AT_BACKEND => format!(
+            "{many} at backend {server} {has} an open socket but no entry in the director \
+             {name}{silent}. What the backend sends reaches nobody, and it keeps the session \
+             open until it writes"
+        ),
+        Code::NO_KEEPALIVE => format!(
+            "{many} to {server} {has} no keepalive, and {name} forgets after {timeout} of \
+             silence; the next is lost in {soonest} unless traffic comes. {consequence}"
+        ),
+        Code::KEEPALIVE_LATE => format!(
+            "{many} to {server} {has} keepalive that first fires after {name} has forgotten \
+             ({timeout} of silence); the next is lost in {soonest} unless traffic comes. \
+             {consequence}"
+        ),
+        Code::KEEPALIVE_TIGHT => format!(
+            "{many} to {server} {has} keepalive below the {timeout} after which {name} forgets, \
+             but one lost probe is enough to lose them"
+        ),
+        Code::HALF_CLOSED => format!(
+            "{many} to {server} {is} half-closed: for these {name} runs a shorter clock; the \
+             next is lost in {soonest}. What is still to be sent then meets a reset"
+        ),
+        Code::BACKEND_GONE => format!(
+            "{many} to {server} lead to a backend that {name} no longer has, and \
+             expire_nodest_conn is 0: packets vanish until the entry runs out ({soonest})"
+        ),
+        Code::KEEPALIVE_UNPROVEN => format!(
+            "{many} to {server} may have keepalive, but its timing could not be read; without \
+             it the next is lost in {soonest}"
+        ),
+        Code::AMBIGUOUS => format!(
+            "{many} to {server}: several namespaces own this address and balance it; which one \
+             answers this client could not be told, so neither could the verdict"
+        ),
+        _ => format!("{many} to {server}: the tables of {name} could not be read completely"),
+    }
+}
+
+/// What happens at the next request of an orphaned session.
+fn consequence(sessions: &[&Session]) -> &'static str {
+    let Some(session) = sessions.first() else { return "" };
+    if session.director == Some(session.socket.namespace) {
+        // No reset comes from the client's own namespace: the packet leaves untranslated.
+        "The next request hangs for about 15 minutes (tcp_retries2); a client that only reads \
+         never learns"
+    } else if session.table == Some(Table::Conntrack) {
+        "The next request is reset, or hangs for about 15 minutes where the director drops it; \
+         a client that only reads never learns"
+    } else {
+        "The next request is reset at once; a client that only reads never learns"
+    }
+}
+
+fn fixes(
+    snapshot: &Snapshot,
+    code: Code,
+    director: Option<usize>,
+    server: SocketAddr,
+    sessions: &[&Session],
+) -> Vec<String> {
+    let Some(first) = sessions.first() else { return Vec::new() };
+    let client = &snapshot.namespaces[first.socket.namespace];
+    let longer = director
+        .map(|at| fix::remember_longer(&snapshot.namespaces[at], first.table));
+    let timeout = sessions.iter().filter_map(|session| session.entry).map(|entry| entry.timeout);
+    match code {
+        Code::ORPHANED | Code::FORGOTTEN_AT_BACKEND => {
+            fix::abort(snapshot, sessions).into_iter().chain(longer).collect()
+        }
+        Code::NO_KEEPALIVE | Code::HALF_CLOSED | Code::KEEPALIVE_TIGHT => {
+            longer.into_iter().collect()
+        }
+        Code::KEEPALIVE_LATE => timeout
+            .min()
+            .map(|timeout| fix::keepalive_sooner(client, timeout))
+            .into_iter()
+            .chain(longer)
+            .collect(),
+        Code::BACKEND_GONE => director
+            .map(|at| fix::ipvs_sysctl(&snapshot.namespaces[at], "expire_nodest_conn", 1))
+            .into_iter()
+            .collect(),
+        Code::AMBIGUOUS => vec![fix::who_answers(client, server)],
+        Code::KEEPALIVE_UNPROVEN => vec!["sudo keepline check".to_owned()],
+        _ => vec![format!("keepline explain {code}")],
+    }
+}
+
+/// Findings about a director rather than a session.
+fn of_directors(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
+    let mut through = vec![0; snapshot.namespaces.len()];
+    for director in sessions.iter().filter_map(|session| session.director) {
+        through[director] += 1;
+    }
+    let mut findings = Vec::new();
+    for (at, namespace) in snapshot.namespaces.iter().enumerate() {
+        if through[at] == 0 && !namespace.selected {
+            continue;
+        }
+        let mut add = |code: Code, detail: String, fix: String| {
+            findings.push(Finding {
+                code,
+                sessions: through[at],
+                detail,
+                fix: vec![fix],
+                director: Some(at),
+            });
+        };
+        if let Some((detail, fix)) = conntrack_shorter(namespace) {
+            add(Code::CONNTRACK_SHORTER, detail, fix);
+        }
+        if let Some((detail, fix)) = table_full(namespace) {
+            add(Code::TABLE_FULL, detail, fix);
+        }
+        if namespace.ipvs.as_ref().is_some_and(|ipvs| ipvs.listing == Listing::TooSlow) {
+            let detail = format!(
+                "the IPVS table of {} is large, and kernel {} lists it in quadratic time (mended \
+                 in 6.14): lifetimes are told from conntrack and each session's silence instead",
+                namespace.name, snapshot.kernel
+            );
+            add(Code::SLOW_TABLE, detail, fix::inside(namespace, "conntrack -C"));
+        }
+    }
+    findings
+}
+
+/// IPVS keeps its entry, but conntrack drops the one that holds the translation.
+fn conntrack_shorter(namespace: &Namespace) -> Option<(String, String)> {
+    let ipvs = namespace.ipvs.as_ref().filter(|ipvs| ipvs.conntrack == Some(true))?;
+    let conntrack = namespace.conntrack.as_ref()?.timeouts?;
+    let (longer, shorter) = (ipvs.timeouts.tcp, conntrack.established);
+    (longer > shorter && !ipvs.services.is_empty()).then(|| {
+        let detail = format!(
+            "{} remembers sessions for {} in IPVS, but for {} in conntrack, which holds their \
+             translation: they are lost after the shorter time",
+            namespace.name,
+            human(longer),
+            human(shorter)
+        );
+        let enough = longer.saturating_add(Duration::from_secs(60));
+        (detail, fix::conntrack_established(namespace, enough))
+    })
+}
+
+fn table_full(namespace: &Namespace) -> Option<(String, String)> {
+    let conntrack = namespace.conntrack.as_ref()?;
+    let max = conntrack.max.filter(|max| *max > 0)?;
+    let full = conntrack.count.saturating_mul(100) / max >= NEARLY_FULL;
+    if !full && conntrack.early_drop == 0 && conntrack.drop == 0 {
+        return None;
+    }
+    let detail = format!(
+        "{} of {max} conntrack entries are in use in {}; {} were dropped early to make room and \
+         {} packets refused since it began: sessions are forgotten long before their time",
+        conntrack.count, namespace.name, conntrack.early_drop, conntrack.drop
+    );
+    // One limit for all namespaces, set in the initial one (nf_conntrack_standalone.c).
+    Some((detail, format!("sysctl -w net.netfilter.nf_conntrack_max={}", max.saturating_mul(2))))
+}
+
+/// One finding for everything that could not be seen for the same reason.
+fn of_the_scan(incomplete: &[Incomplete]) -> Vec<Finding> {
+    let mut groups: BTreeMap<(&str, Option<&str>), Vec<&str>> = BTreeMap::new();
+    for item in incomplete {
+        groups.entry((&item.why, item.help.as_deref())).or_default().push(&item.what);
+    }
+    groups
+        .into_iter()
+        .map(|((why, help), what)| {
+            let more = what.len().saturating_sub(3);
+            let shown = what.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+            let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Finding {
+                code: Code::SCAN_INCOMPLETE,
+                sessions: 0,
+                detail: format!("{shown}{rest}: {why}"),
+                fix: vec![help.unwrap_or("sudo keepline check").to_owned()],
+                director: None,
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,198 @@
+//! Look-ups over a snapshot, built once per judgement.
+
+use std::{
+    cell::OnceCell,
+    net::{IpAddr, SocketAddr},
+};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::{
+    session::{SocketRef, Table},
+    snapshot::{Entry, SecondLookResult, ServiceId, Snapshot, Socket},
+};
+
+/// From and to of a packet.
+pub(super) type Pair = (SocketAddr, SocketAddr);
+
+/// Position of an entry in a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct EntryRef {
+    pub namespace: usize,
+    pub table: Table,
+    pub entry: usize,
+}
+
+/// A map that seldom has more than one value for a key.
+#[derive(Debug)]
+struct Multi<K, V> {
+    first: FxHashMap<K, V>,
+    more: FxHashMap<K, Vec<V>>,
+}
+
+impl<K: std::hash::Hash + Eq, V: Copy> Multi<K, V> {
+    fn new(capacity: usize) -> Self {
+        Self {
+            first: FxHashMap::with_capacity_and_hasher(capacity, rustc_hash::FxBuildHasher),
+            more: FxHashMap::default(),
+        }
+    }
+
+    fn insert(&mut self, key: K, value: V) {
+        match self.first.entry(key) {
+            std::collections::hash_map::Entry::Vacant(slot) => {
+                slot.insert(value);
+            }
+            std::collections::hash_map::Entry::Occupied(slot) => {
+                self.more.entry(slot.remove_entry().0).or_default().push(value);
+            }
+        }
+    }
+
+    fn get(&self, key: &K) -> impl Iterator<Item = V> + '_ {
+        self.first.get(key).copied().into_iter().chain(self.more.get(key).into_iter().flatten().copied())
+    }
+}
+
+/// All look-ups.
+#[derive(Debug)]
+pub(super) struct Index {
+    /// Entries by what the client sent: client → server.
+    entries: Multi<Pair, EntryRef>,
+    /// Entries by what the backend sees: seen-as → backend.
+    backs: Multi<Pair, EntryRef>,
+    /// Who owns an address.
+    owners: FxHashMap<IpAddr, Vec<usize>>,
+    /// Who balances an address and port by an IPVS service of its own.
+    services: FxHashMap<SocketAddr, Vec<usize>>,
+    /// Who has translated an address and port for others.
+    translated: FxHashMap<SocketAddr, Vec<usize>>,
+    /// Backends that IPVS of a namespace leads to.
+    destinations: FxHashSet<(usize, SocketAddr)>,
+    looks: FxHashMap<(u64, u64), SecondLookResult>,
+    /// Sockets of a namespace by their addresses, made when first asked for.
+    sockets: Vec<OnceCell<FxHashSet<Pair>>>,
+}
+
+impl Index {
+    pub(super) fn new(snapshot: &Snapshot) -> Self {
+        let count = snapshot.entries();
+        let mut index = Self {
+            entries: Multi::new(count),
+            backs: Multi::new(count),
+            owners: FxHashMap::default(),
+            services: FxHashMap::default(),
+            translated: FxHashMap::default(),
+            destinations: FxHashSet::default(),
+            sockets: vec![OnceCell::new(); snapshot.namespaces.len()],
+            looks: snapshot
+                .second_look
+                .iter()
+                .map(|look| ((look.namespace, look.cookie), look.result))
+                .collect(),
+        };
+        for (at, namespace) in snapshot.namespaces.iter().enumerate() {
+            for address in &namespace.addresses {
+                push(&mut index.owners, *address, at);
+            }
+            if let Some(ipvs) = &namespace.ipvs {
+                for service in &ipvs.services {
+                    if let ServiceId::Tcp(address) = service.id {
+                        push(&mut index.services, address, at);
+                    }
+                    let backends = service.destinations.iter().map(|backend| backend.address);
+                    index.destinations.extend(backends.map(|backend| (at, backend)));
+                }
+                index.add_entries(at, Table::Ipvs, &ipvs.entries);
+            }
+            if let Some(conntrack) = &namespace.conntrack {
+                index.add_entries(at, Table::Conntrack, &conntrack.entries);
+            }
+        }
+        index
+    }
+
+    fn add_entries(&mut self, namespace: usize, table: Table, entries: &[Entry]) {
+        let mut last = None;
+        for (number, entry) in entries.iter().enumerate() {
+            let at = EntryRef { namespace, table, entry: number };
+            self.entries.insert((entry.client, entry.server), at);
+            // Without SNAT the backend sees the client itself.
+            let seen_as = entry.seen_as.unwrap_or(entry.client);
+            self.backs.insert((seen_as, entry.backend), at);
+            if entry.backend != entry.server && last != Some(entry.server) {
+                last = Some(entry.server);
+                push(&mut self.translated, entry.server, namespace);
+            }
+        }
+    }
+
+    /// Entries for what a client sent.
+    pub(super) fn entries(&self, pair: &Pair) -> impl Iterator<Item = EntryRef> + '_ {
+        self.entries.get(pair)
+    }
+
+    /// Entries for what a backend sees.
+    pub(super) fn backs(&self, pair: &Pair) -> impl Iterator<Item = EntryRef> + '_ {
+        self.backs.get(pair)
+    }
+
+    /// Namespaces that have `address` as their own.
+    pub(super) fn owners(&self, address: IpAddr) -> &[usize] {
+        self.owners.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// Namespaces with an IPVS service of this address.
+    pub(super) fn services(&self, address: &SocketAddr) -> &[usize] {
+        self.services.get(address).map_or(&[], Vec::as_slice)
+    }
+
+    /// Namespaces that hold entries which lead this address elsewhere.
+    pub(super) fn translators(&self, address: &SocketAddr) -> &[usize] {
+        self.translated.get(address).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether an IPVS service of `director` leads to `backend`; a destination with port 0
+    /// keeps the client's port.
+    pub(super) fn is_destination(&self, director: usize, backend: SocketAddr) -> bool {
+        let any_port = SocketAddr::new(backend.ip(), 0);
+        [backend, any_port].iter().any(|address| self.destinations.contains(&(director, *address)))
+    }
+
+    /// Whether the namespace itself holds the other end of `pair`.
+    pub(super) fn mirrored(&self, snapshot: &Snapshot, namespace: usize, pair: &Pair) -> bool {
+        let sockets = self.sockets[namespace].get_or_init(|| {
+            let sockets = snapshot.namespaces[namespace].sockets.iter();
+            sockets.map(|socket| (socket.remote, socket.local)).collect()
+        });
+        sockets.contains(pair)
+    }
+
+    pub(super) fn second_look(&self, snapshot: &Snapshot, at: SocketRef) -> Option<SecondLookResult> {
+        let inode = snapshot.namespaces[at.namespace].inode;
+        self.looks.get(&(inode, socket(snapshot, at).cookie)).copied()
+    }
+}
+
+fn push<K: std::hash::Hash + Eq>(map: &mut FxHashMap<K, Vec<usize>>, key: K, value: usize) {
+    let values = map.entry(key).or_default();
+    if !values.contains(&value) {
+        values.push(value);
+    }
+}
+
+/// The socket at a position that came from the same snapshot.
+pub(super) fn socket(snapshot: &Snapshot, at: SocketRef) -> &Socket {
+    &snapshot.namespaces[at.namespace].sockets[at.socket]
+}
+
+/// The entry at a position that came from the same snapshot.
+pub(super) fn entry(snapshot: &Snapshot, at: EntryRef) -> &Entry {
+    let namespace = &snapshot.namespaces[at.namespace];
+    match at.table {
+        Table::Ipvs => &namespace.ipvs.as_ref().expect("indexed from here").entries[at.entry],
+        Table::Conntrack => {
+            &namespace.conntrack.as_ref().expect("indexed from here").entries[at.entry]
+        }
+    }
+}

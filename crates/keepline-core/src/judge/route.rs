@@ -1,0 +1,309 @@
+//! The way of a session: from the client's socket through every table that translates it.
+
+use std::net::SocketAddr;
+
+use super::index::{EntryRef, Index, Pair, entry, socket};
+use crate::{
+    session::{SocketRef, Table},
+    snapshot::{Entry, Ipvs, Namespace, ServiceId, Snapshot, TcpState},
+};
+
+/// A published port takes two (host, ingress); more than this is a loop.
+const MAX_HOPS: usize = 4;
+
+/// One director on the way, with what it remembers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hop {
+    /// Index of the namespace.
+    pub namespace: usize,
+    /// What IPVS remembers.
+    pub ipvs: Option<EntryRef>,
+    /// What conntrack remembers.
+    pub conntrack: Option<EntryRef>,
+}
+
+/// Where a session's way leads.
+#[derive(Debug)]
+pub(super) enum Route {
+    /// Through directors that remember it.
+    Hops(Vec<Hop>),
+    /// To a director that does not.
+    Missing {
+        /// Index of its namespace.
+        director: usize,
+        /// The table that should have the entry.
+        table: Table,
+    },
+    /// Through no director.
+    Direct,
+    /// To one of several directors.
+    Ambiguous,
+    /// To a director whose tables could not be read.
+    Unreadable {
+        /// Index of its namespace.
+        director: usize,
+    },
+}
+
+impl Hop {
+    /// The entry that tells addresses: conntrack's knows more.
+    pub(super) fn entry<'a>(&self, snapshot: &'a Snapshot) -> &'a Entry {
+        let at = self.conntrack.or(self.ipvs).expect("a hop has at least one entry");
+        entry(snapshot, at)
+    }
+
+    /// What may come out towards the backend, the most certain first. IPVS does not record the
+    /// source that a later SNAT gives a packet: any address of the director, with the client's port.
+    pub(super) fn onward(&self, snapshot: &Snapshot) -> Vec<Pair> {
+        let entry = self.entry(snapshot);
+        match entry.seen_as {
+            Some(seen_as) => vec![(seen_as, entry.backend)],
+            None => std::iter::once(entry.client)
+                .chain(
+                    snapshot.namespaces[self.namespace]
+                        .addresses
+                        .iter()
+                        .map(|address| SocketAddr::new(*address, entry.client.port())),
+                )
+                .map(|seen_as| (seen_as, entry.backend))
+                .collect(),
+        }
+    }
+}
+
+/// Follows a client's socket towards the backend.
+pub(super) fn follow(snapshot: &Snapshot, index: &Index, at: SocketRef) -> Route {
+    let client = socket(snapshot, at);
+    let mut here = at.namespace;
+    let mut pair = (client.local, client.remote);
+    let mut hops: Vec<Hop> = Vec::new();
+    while hops.len() < MAX_HOPS {
+        match next_hop(index, &pair, here, &hops) {
+            Found::One(hop) => {
+                let entry = hop.entry(snapshot);
+                hops.push(hop);
+                here = hop.namespace;
+                match entry.seen_as {
+                    Some(seen_as) => pair = (seen_as, entry.backend),
+                    // What comes out is not certain: a later director cannot be accused.
+                    None => break,
+                }
+            }
+            Found::Several => return Route::Ambiguous,
+            Found::None => match expected(snapshot, index, &pair, here, client.state) {
+                Expected::Nobody => break,
+                Expected::One(director, table) => return missing(snapshot, director, table),
+                Expected::Several => {
+                    return if hops.is_empty() { Route::Ambiguous } else { Route::Hops(hops) };
+                }
+            },
+        }
+    }
+    if hops.is_empty() { Route::Direct } else { Route::Hops(hops) }
+}
+
+/// Follows a backend's socket, whose client is not known, towards the client.
+pub(super) fn follow_back(snapshot: &Snapshot, index: &Index, at: SocketRef) -> Route {
+    let server = socket(snapshot, at);
+    let mut pair = (server.remote, server.local);
+    let mut hops: Vec<Hop> = Vec::new();
+    while hops.len() < MAX_HOPS {
+        match gather(index.backs(&pair), usize::MAX, &hops) {
+            Found::One(hop) => {
+                let entry = hop.entry(snapshot);
+                pair = (entry.client, entry.server);
+                hops.insert(0, hop);
+            }
+            Found::Several if hops.is_empty() => return Route::Ambiguous,
+            Found::Several | Found::None => break,
+        }
+    }
+    if !hops.is_empty() {
+        return Route::Hops(hops);
+    }
+    let mut directors = index.owners(server.remote.ip()).iter().copied().filter(|owner| {
+        let namespace = &snapshot.namespaces[*owner];
+        *owner != at.namespace
+            && !index.mirrored(snapshot, *owner, &(server.remote, server.local))
+            && (index.is_destination(*owner, server.local)
+                || (translates(namespace) && server.state == TcpState::Established))
+    });
+    match (directors.next(), directors.next()) {
+        (None, _) => Route::Direct,
+        (Some(director), None) => {
+            let by_ipvs = index.is_destination(director, server.local);
+            missing(snapshot, director, if by_ipvs { Table::Ipvs } else { Table::Conntrack })
+        }
+        (Some(_), Some(_)) => Route::Ambiguous,
+    }
+}
+
+enum Found {
+    None,
+    One(Hop),
+    Several,
+}
+
+fn next_hop(index: &Index, pair: &Pair, here: usize, hops: &[Hop]) -> Found {
+    match gather(index.entries(pair), here, hops) {
+        // The same addresses in two networks: the one that owns the virtual address decides.
+        Found::Several => gather(
+            index.entries(pair).filter(|at| index.owners(pair.1.ip()).contains(&at.namespace)),
+            here,
+            hops,
+        ),
+        found => found,
+    }
+}
+
+/// Entries of one namespace make one hop; that of `here` comes first, as a packet meets it first.
+fn gather(entries: impl Iterator<Item = EntryRef>, here: usize, hops: &[Hop]) -> Found {
+    let mut found: Option<Hop> = None;
+    let mut several = false;
+    for at in entries {
+        if hops.iter().any(|hop| hop.namespace == at.namespace) {
+            continue;
+        }
+        let hop = match &mut found {
+            Some(hop) if hop.namespace == at.namespace => hop,
+            Some(hop) if hop.namespace == here => continue,
+            Some(hop) if at.namespace == here => {
+                *hop = Hop { namespace: here, ipvs: None, conntrack: None };
+                hop
+            }
+            Some(_) => {
+                several = true;
+                continue;
+            }
+            None => found.insert(Hop { namespace: at.namespace, ipvs: None, conntrack: None }),
+        };
+        match at.table {
+            Table::Ipvs => hop.ipvs = Some(at),
+            Table::Conntrack => hop.conntrack = Some(at),
+        }
+    }
+    match found {
+        Some(hop) if !several || hop.namespace == here => Found::One(hop),
+        Some(_) => Found::Several,
+        None => Found::None,
+    }
+}
+
+/// Namespaces that should have an entry, each once, with the table it should be in.
+#[derive(Default)]
+struct Directors(Vec<(usize, Table)>);
+
+impl Directors {
+    fn add(&mut self, namespace: usize, table: Table) {
+        if !self.0.iter().any(|(known, _)| *known == namespace) {
+            self.0.push((namespace, table));
+        }
+    }
+}
+
+enum Expected {
+    Nobody,
+    One(usize, Table),
+    Several,
+}
+
+/// Who should have an entry for `pair`, since nobody has.
+fn expected(
+    snapshot: &Snapshot,
+    index: &Index,
+    pair: &Pair,
+    here: usize,
+    state: TcpState,
+) -> Expected {
+    let server = pair.1;
+    let mut directors = Directors::default();
+    for &namespace in index.services(&server) {
+        directors.add(namespace, Table::Ipvs);
+    }
+    // The old layout: marked and balanced in the client's own namespace, which does not own the VIP.
+    if marks(&snapshot.namespaces[here], server, true) {
+        directors.add(here, Table::Ipvs);
+    }
+    for &owner in index.owners(server.ip()) {
+        let namespace = &snapshot.namespaces[owner];
+        if owner == here {
+            continue;
+        }
+        // Where the marks could not be read, owning the VIP and balancing by marks must do.
+        let guessed = namespace.marks.is_empty() && namespace.ipvs.as_ref().is_some_and(by_mark);
+        if guessed || marks(namespace, server, false) {
+            directors.add(owner, Table::Ipvs);
+        }
+    }
+    for &namespace in index.translators(&server) {
+        directors.add(namespace, Table::Conntrack);
+    }
+    // A client whose server has closed may keep its socket (CLOSE_WAIT) long after the server's
+    // is gone: with nothing but an address and translation to go by, that proves no director.
+    if directors.0.is_empty() && state == TcpState::Established {
+        for &owner in index.owners(server.ip()) {
+            let namespace = &snapshot.namespaces[owner];
+            if owner != here && translates(namespace) && !listens(namespace, server) {
+                directors.add(owner, Table::Conntrack);
+            }
+        }
+    }
+    let mut directors = directors.0;
+    directors.retain(|(namespace, _)| !index.mirrored(snapshot, *namespace, pair));
+    if let Some(own) = directors.iter().find(|(namespace, _)| *namespace == here) {
+        return Expected::One(own.0, own.1);
+    }
+    match directors.as_slice() {
+        [] => Expected::Nobody,
+        [(director, table)] => Expected::One(*director, *table),
+        _ => Expected::Several,
+    }
+}
+
+fn missing(snapshot: &Snapshot, director: usize, table: Table) -> Route {
+    let namespace = &snapshot.namespaces[director];
+    let unreadable = match table {
+        Table::Conntrack => namespace.conntrack.as_ref().is_none_or(|conntrack| !conntrack.readable),
+        Table::Ipvs => !remembers(namespace),
+    };
+    if unreadable { Route::Unreadable { director } } else { Route::Missing { director, table } }
+}
+
+/// Whether the absence of an entry in this IPVS namespace says anything: the table was read, or
+/// conntrack stands in for it.
+fn remembers(namespace: &Namespace) -> bool {
+    let Some(ipvs) = &namespace.ipvs else { return false };
+    match ipvs.listing {
+        crate::snapshot::Listing::Read => true,
+        crate::snapshot::Listing::TooSlow | crate::snapshot::Listing::Unreadable => {
+            ipvs.conntrack == Some(true)
+                && namespace.conntrack.as_ref().is_some_and(|conntrack| conntrack.readable)
+        }
+    }
+}
+
+fn translates(namespace: &Namespace) -> bool {
+    namespace.translates && namespace.conntrack.is_some()
+}
+
+/// Whether packets to `server` are marked in this namespace for one of its IPVS services.
+/// `own`: they come from the namespace itself, so that only a rule with an address can be meant.
+fn marks(namespace: &Namespace, server: SocketAddr, own: bool) -> bool {
+    let Some(ipvs) = &namespace.ipvs else { return false };
+    namespace.marks.iter().any(|mark| {
+        mark.matches(server)
+            && (!own || mark.address.is_some())
+            && ipvs.services.iter().any(|service| service.id == ServiceId::Fwmark(mark.mark))
+    })
+}
+
+fn by_mark(ipvs: &Ipvs) -> bool {
+    ipvs.services.iter().any(|service| matches!(service.id, ServiceId::Fwmark(_)))
+}
+
+fn listens(namespace: &Namespace, server: SocketAddr) -> bool {
+    namespace.listeners.iter().any(|listener| {
+        listener.port() == server.port()
+            && (listener.ip().is_unspecified() || listener.ip() == server.ip())
+    })
+}

@@ -49,14 +49,14 @@ pub fn human(duration: Duration) -> String {
     match seconds {
         0..=9 => {
             let tenths = duration.as_millis() / 100;
-            if tenths % 10 == 0 {
+            if tenths.is_multiple_of(10) {
                 format!("{}s", tenths / 10)
             } else {
                 format!("{}.{}s", tenths / 10, tenths % 10)
             }
         }
         10..=119 => format!("{seconds}s"),
-        120..=3599 if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        120..=3599 if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
         120..=3599 => format!("{}m {}s", seconds / 60, seconds % 60),
         3600..=172_799 if seconds % 3600 < 60 => format!("{}h", seconds / 3600),
         3600..=172_799 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),

@@ -203,7 +203,9 @@ impl Session {
             Why::NoDirector => "no load balancer between".to_owned(),
             Why::Forgotten => format!("socket open, entry gone; silent for {idle}"),
             Why::ForgottenAtBackend => {
-                format!("the backend's socket is open, the director's entry gone; silent for {idle}")
+                format!(
+                    "the backend's socket is open, the director's entry gone; silent for {idle}"
+                )
             }
             Why::NotConfirmed => "no entry seen, but the second look failed".to_owned(),
             Why::Ambiguous => "several directors own this virtual address".to_owned(),
@@ -241,7 +243,9 @@ impl Session {
                 "half-closed ({}); entry runs out in {left}",
                 self.entry.map_or("unknown", |entry| entry.state.name())
             ),
-            Why::KeepaliveUnproven => "keepalive may be on, its timing could not be read".to_owned(),
+            Why::KeepaliveUnproven => {
+                "keepalive may be on, its timing could not be read".to_owned()
+            }
         }
     }
 }

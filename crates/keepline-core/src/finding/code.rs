@@ -159,7 +159,10 @@ mod tests {
             {
                 assert!(code.text().contains(section), "{code} has no section {section}");
             }
-            assert!(code.text().lines().all(|line| line.chars().count() <= 80), "{code} is too wide");
+            assert!(
+                code.text().lines().all(|line| line.chars().count() <= 80),
+                "{code} is too wide"
+            );
         }
     }
 

@@ -36,7 +36,9 @@ pub(super) fn abort(snapshot: &Snapshot, sessions: &[&Session]) -> Option<String
         .iter()
         .filter(|session| session.socket.namespace == first.socket.namespace)
         .map(|session| {
-            snapshot.namespaces[session.socket.namespace].sockets[session.socket.socket].local.port()
+            snapshot.namespaces[session.socket.namespace].sockets[session.socket.socket]
+                .local
+                .port()
         })
         .take(MAX_PORTS)
         .collect();

@@ -172,8 +172,7 @@ fn fixes(
 ) -> Vec<String> {
     let Some(first) = sessions.first() else { return Vec::new() };
     let client = &snapshot.namespaces[first.socket.namespace];
-    let longer = director
-        .map(|at| fix::remember_longer(&snapshot.namespaces[at], first.table));
+    let longer = director.map(|at| fix::remember_longer(&snapshot.namespaces[at], first.table));
     let timeout = sessions.iter().filter_map(|session| session.entry).map(|entry| entry.timeout);
     match code {
         Code::ORPHANED | Code::FORGOTTEN_AT_BACKEND => {

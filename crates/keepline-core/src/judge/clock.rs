@@ -61,6 +61,15 @@ impl Outcome {
     fn urgency(&self) -> (Verdict, Duration) {
         (self.verdict, self.orphaned_in.unwrap_or(Duration::MAX))
     }
+
+    /// Whether this end does more for the session: one without keepalive does nothing.
+    fn better_than(&self, other: &Self) -> bool {
+        match (self.keepalive, other.keepalive) {
+            (Keepalive::Off, _) => false,
+            (_, Keepalive::Off) => true,
+            _ => self.urgency() > other.urgency(),
+        }
+    }
 }
 
 /// The most urgent hop decides; of a session's two ends the better keepalive counts.
@@ -81,11 +90,12 @@ fn decide(
             session.director.get_or_insert(hop.namespace);
             continue;
         };
-        let outcome = std::iter::once(client)
-            .chain(other)
-            .map(|end| outcome(end, &view, options))
-            .max_by_key(Outcome::urgency)
-            .expect("there is at least the client's end");
+        let mut outcome = weigh(client, &view, options);
+        if let Some(other) = other.map(|end| weigh(end, &view, options))
+            && other.better_than(&outcome)
+        {
+            outcome = other;
+        }
         if worst.as_ref().is_none_or(|(known, ..)| outcome.urgency() < known.urgency()) {
             worst = Some((outcome, hop, table, view));
         }
@@ -158,7 +168,7 @@ pub(super) fn keepalive(socket: &Socket) -> Keepalive {
     }
 }
 
-fn outcome(end: &Socket, view: &EntryView, options: &Options) -> Outcome {
+fn weigh(end: &Socket, view: &EntryView, options: &Options) -> Outcome {
     let left = view.expires;
     let keepalive = keepalive(end);
     let half_closed = end.state != TcpState::Established || view.state.half_closed();

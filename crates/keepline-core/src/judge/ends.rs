@@ -107,8 +107,8 @@ impl<'a> Backends<'a> {
         });
         let mut fitting = by_port.get(&client.local.port())?.iter().copied().filter(|number| {
             let server = socket(snapshot, ends.servers[*number]);
-            let seen = server.remote == client.local
-                || namespace.addresses.contains(&server.remote.ip());
+            let seen =
+                server.remote == client.local || namespace.addresses.contains(&server.remote.ip());
             let led = match &namespace.ipvs {
                 Some(_) => index.is_destination(director, server.local),
                 None => true,

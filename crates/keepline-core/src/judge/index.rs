@@ -30,7 +30,7 @@ struct Multi<K, V> {
     more: FxHashMap<K, Vec<V>>,
 }
 
-impl<K: std::hash::Hash + Eq, V: Copy> Multi<K, V> {
+impl<K: std::hash::Hash + Eq + Copy, V: Copy> Multi<K, V> {
     fn new(capacity: usize) -> Self {
         Self {
             first: FxHashMap::with_capacity_and_hasher(capacity, rustc_hash::FxBuildHasher),
@@ -44,13 +44,17 @@ impl<K: std::hash::Hash + Eq, V: Copy> Multi<K, V> {
                 slot.insert(value);
             }
             std::collections::hash_map::Entry::Occupied(slot) => {
-                self.more.entry(slot.remove_entry().0).or_default().push(value);
+                self.more.entry(*slot.key()).or_default().push(value);
             }
         }
     }
 
     fn get(&self, key: &K) -> impl Iterator<Item = V> + '_ {
-        self.first.get(key).copied().into_iter().chain(self.more.get(key).into_iter().flatten().copied())
+        self.first
+            .get(key)
+            .copied()
+            .into_iter()
+            .chain(self.more.get(key).into_iter().flatten().copied())
     }
 }
 
@@ -159,7 +163,7 @@ impl Index {
         [backend, any_port].iter().any(|address| self.destinations.contains(&(director, *address)))
     }
 
-    /// Whether the namespace itself holds the other end of `pair`.
+    /// Whether the namespace itself holds the socket to which `pair` (from, to) goes.
     pub(super) fn mirrored(&self, snapshot: &Snapshot, namespace: usize, pair: &Pair) -> bool {
         let sockets = self.sockets[namespace].get_or_init(|| {
             let sockets = snapshot.namespaces[namespace].sockets.iter();
@@ -168,7 +172,11 @@ impl Index {
         sockets.contains(pair)
     }
 
-    pub(super) fn second_look(&self, snapshot: &Snapshot, at: SocketRef) -> Option<SecondLookResult> {
+    pub(super) fn second_look(
+        &self,
+        snapshot: &Snapshot,
+        at: SocketRef,
+    ) -> Option<SecondLookResult> {
         let inode = snapshot.namespaces[at.namespace].inode;
         self.looks.get(&(inode, socket(snapshot, at).cookie)).copied()
     }

@@ -124,7 +124,7 @@ pub(super) fn follow_back(snapshot: &Snapshot, index: &Index, at: SocketRef) -> 
     let mut directors = index.owners(server.remote.ip()).iter().copied().filter(|owner| {
         let namespace = &snapshot.namespaces[*owner];
         *owner != at.namespace
-            && !index.mirrored(snapshot, *owner, &(server.remote, server.local))
+            && !index.mirrored(snapshot, *owner, &(server.local, server.remote))
             && (index.is_destination(*owner, server.local)
                 || (translates(namespace) && server.state == TcpState::Established))
     });
@@ -263,7 +263,9 @@ fn expected(
 fn missing(snapshot: &Snapshot, director: usize, table: Table) -> Route {
     let namespace = &snapshot.namespaces[director];
     let unreadable = match table {
-        Table::Conntrack => namespace.conntrack.as_ref().is_none_or(|conntrack| !conntrack.readable),
+        Table::Conntrack => {
+            namespace.conntrack.as_ref().is_none_or(|conntrack| !conntrack.readable)
+        }
         Table::Ipvs => !remembers(namespace),
     };
     if unreadable { Route::Unreadable { director } } else { Route::Missing { director, table } }

@@ -27,7 +27,10 @@ pub struct Entry {
 /// State of an entry. Names as `/proc/net/ip_vs_conn` and `conntrack -L` print them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[expect(missing_docs, reason = "the names are the kernel's: ip_vs_proto_tcp.c, nf_conntrack_tcp.h")]
+#[expect(
+    missing_docs,
+    reason = "the names are the kernel's: ip_vs_proto_tcp.c, nf_conntrack_tcp.h"
+)]
 pub enum EntryState {
     None,
     SynSent,

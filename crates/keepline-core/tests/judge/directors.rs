@@ -1,0 +1,321 @@
+//! Which director is found, and what is said when it has no entry.
+
+use keepline_core::{
+    Code, Judgement, Options, Session, Snapshot, Verdict, judge,
+    judge::suspects,
+    session::{End, Table, Why},
+    snapshot::{EntryState, Listing, Mark, SecondLookResult, ServiceId, TcpState},
+};
+
+use crate::build::*;
+
+fn verdicts(snapshot: &Snapshot) -> Judgement {
+    judge(snapshot, &Options::default())
+}
+
+/// The one session of `snapshot`; backends' sockets that belong to it make no second one.
+fn only(snapshot: &Snapshot) -> Session {
+    let mut judgement = verdicts(snapshot);
+    assert_eq!(judgement.sessions.len(), 1, "{:?}", judgement.sessions);
+    judgement.sessions.remove(0)
+}
+
+#[test]
+fn swarm_session_with_an_entry() {
+    let session = only(&swarm(Some(entry(800))));
+    assert_eq!(session.client, address(CLIENT_ADDRESS));
+    assert_eq!(session.server, address(VIP));
+    assert_eq!(session.backend, Some(address(BACKEND_ADDRESS)));
+    assert_eq!(session.director, Some(DIRECTOR));
+    assert_eq!(session.table, Some(Table::Ipvs));
+    assert_eq!(session.other_end.map(|end| end.namespace), Some(BACKEND));
+    assert_eq!((session.verdict, session.why), (Verdict::AtRisk, Why::NoKeepalive));
+    assert_eq!(session.orphaned_in, Some(seconds(800)));
+    assert_eq!(session.entry.unwrap().timeout, seconds(900));
+    assert_eq!(session.findings, [Code::NO_KEEPALIVE]);
+}
+
+#[test]
+fn forgotten_session_is_orphaned_only_after_a_second_look() {
+    let mut snapshot = swarm(None);
+    let session = only(&snapshot);
+    assert_eq!((session.verdict, session.why), (Verdict::Unknown, Why::NotConfirmed));
+    assert_eq!(suspects(&snapshot).len(), 1);
+
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    let judgement = verdicts(&snapshot);
+    let session = &judgement.sessions[0];
+    assert_eq!((session.verdict, session.why), (Verdict::Orphaned, Why::Forgotten));
+    assert_eq!(session.director, Some(DIRECTOR));
+    assert_eq!(session.entry, None);
+    assert_eq!(session.backend, Some(address(BACKEND_ADDRESS)), "its backend still holds on");
+    assert_eq!(judgement.summary.orphaned, 1);
+    assert_eq!(judgement.sessions.len(), 1, "both ends are one session");
+    let finding = &judgement.findings[0];
+    assert_eq!((finding.code, finding.sessions), (Code::ORPHANED, 1));
+    assert_eq!(
+        finding.fix,
+        [
+            "nsenter --net=/run/netns/client ss -tK 'dst 10.0.1.2:7000 and ( sport = :53028 )'",
+            "nsenter --net=/run/netns/lb_edja88p19 ipvsadm --set 7200 0 0",
+        ]
+    );
+}
+
+#[test]
+fn other_results_of_the_second_look() {
+    for (result, verdict) in [
+        (SecondLookResult::Local, Some(Verdict::Untracked)),
+        (SecondLookResult::Failed, Some(Verdict::Unknown)),
+        (SecondLookResult::SocketGone, None),
+    ] {
+        let mut snapshot = swarm(None);
+        // Without the backend's socket, which would want a look of its own.
+        snapshot.namespaces[BACKEND].sockets.clear();
+        look_again(&mut snapshot, result);
+        let judgement = verdicts(&snapshot);
+        assert_eq!(judgement.sessions.first().map(|session| session.verdict), verdict);
+        assert_eq!(judgement.summary.orphaned, 0);
+    }
+}
+
+#[test]
+fn second_look_at_another_socket_proves_nothing() {
+    let mut snapshot = swarm(None);
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    client(&mut snapshot).cookie += 1;
+    assert_eq!(only(&snapshot).verdict, Verdict::Unknown);
+}
+
+#[test]
+fn vip_without_readable_marks_is_told_by_its_owner() {
+    let mut snapshot = swarm(None);
+    snapshot.namespaces[DIRECTOR].marks.clear();
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    assert_eq!(only(&snapshot).verdict, Verdict::Orphaned);
+}
+
+#[test]
+fn address_that_the_marks_leave_out_is_not_balanced() {
+    let mut snapshot = swarm(None);
+    snapshot.namespaces[DIRECTOR].marks =
+        vec![Mark { address: Some("10.0.1.99".parse().unwrap()), ports: None, mark: 256 }];
+    snapshot.namespaces[DIRECTOR].translates = false;
+    snapshot.namespaces[BACKEND].sockets.clear();
+    assert_eq!(only(&snapshot).verdict, Verdict::Untracked);
+}
+
+#[test]
+fn old_layout_balances_in_the_clients_own_namespace() {
+    let mut snapshot = swarm(None);
+    let director = &mut snapshot.namespaces[DIRECTOR];
+    let (ipvs, marks) = (director.ipvs.take(), std::mem::take(&mut director.marks));
+    director.addresses.clear();
+    let namespace = &mut snapshot.namespaces[CLIENT];
+    (namespace.ipvs, namespace.marks) = (ipvs, marks);
+    snapshot.namespaces[BACKEND].sockets.clear();
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    let judgement = verdicts(&snapshot);
+    assert_eq!(judgement.sessions[0].verdict, Verdict::Orphaned);
+    assert_eq!(judgement.sessions[0].director, Some(CLIENT));
+    assert!(judgement.findings[0].detail.contains("hangs for about 15 minutes"));
+}
+
+#[test]
+fn service_by_address_needs_no_owner() {
+    let mut snapshot = swarm(None);
+    let director = &mut snapshot.namespaces[DIRECTOR];
+    director.marks.clear();
+    director.addresses.clear();
+    director.ipvs = Some(ipvs(ServiceId::Tcp(address(VIP))));
+    snapshot.namespaces[BACKEND].sockets.clear();
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    let session = only(&snapshot);
+    assert_eq!((session.verdict, session.director), (Verdict::Orphaned, Some(DIRECTOR)));
+}
+
+#[test]
+fn nat_director_is_told_by_its_entry_and_missed_without() {
+    let session = only(&nat(Some(entry(5))));
+    assert_eq!((session.verdict, session.table), (Verdict::AtRisk, Some(Table::Conntrack)));
+    assert_eq!(session.backend, Some(address(BACKEND_ADDRESS)));
+
+    let mut snapshot = nat(None);
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    let session = only(&snapshot);
+    assert_eq!((session.verdict, session.table), (Verdict::Orphaned, Some(Table::Conntrack)));
+    assert_eq!(session.backend, Some(address(BACKEND_ADDRESS)));
+}
+
+#[test]
+fn namespace_without_conntrack_proves_nothing() {
+    let mut snapshot = nat(None);
+    snapshot.namespaces[DIRECTOR].conntrack = None;
+    assert_eq!(only(&snapshot).verdict, Verdict::Untracked);
+    assert!(suspects(&snapshot).is_empty());
+
+    let mut snapshot = nat(None);
+    snapshot.namespaces[DIRECTOR].conntrack.as_mut().unwrap().readable = false;
+    snapshot.namespaces[BACKEND].sockets.clear();
+    let session = only(&snapshot);
+    assert_eq!((session.verdict, session.why), (Verdict::Unknown, Why::Unreadable));
+}
+
+#[test]
+fn session_to_a_task_itself_is_untracked() {
+    let mut snapshot = swarm(None);
+    client(&mut snapshot).remote = address(BACKEND_ADDRESS);
+    snapshot.namespaces[BACKEND].sockets[0].remote = address(CLIENT_ADDRESS);
+    assert_eq!(only(&snapshot).verdict, Verdict::Untracked);
+    assert!(suspects(&snapshot).is_empty());
+
+    // The task has closed and its socket is gone; the client sits in CLOSE_WAIT.
+    snapshot.namespaces[BACKEND].sockets.clear();
+    client(&mut snapshot).state = TcpState::CloseWait;
+    assert_eq!(only(&snapshot).verdict, Verdict::Untracked);
+    assert!(suspects(&snapshot).is_empty());
+}
+
+#[test]
+fn session_to_a_server_of_the_directors_own_is_untracked() {
+    let mut snapshot = nat(None);
+    let mut own = socket(VIP, CLIENT_ADDRESS, 100);
+    own.cookie = 77;
+    snapshot.namespaces[DIRECTOR].sockets.push(own);
+    snapshot.namespaces[BACKEND].sockets.clear();
+    let judgement = verdicts(&snapshot);
+    assert!(judgement.sessions.iter().all(|session| session.verdict == Verdict::Untracked));
+    assert!(suspects(&snapshot).is_empty());
+}
+
+#[test]
+fn overlapping_addresses_are_told_by_the_entry_or_not_at_all() {
+    let mut snapshot = swarm(None);
+    let mut twin = snapshot.namespaces[DIRECTOR].clone();
+    twin.inode = 22;
+    twin.name = "lb_other".to_owned();
+    snapshot.namespaces.push(twin);
+    snapshot.namespaces[BACKEND].sockets.clear();
+    let judgement = verdicts(&snapshot);
+    assert_eq!(judgement.sessions[0].why, Why::Ambiguous);
+    assert_eq!(judgement.sessions[0].verdict, Verdict::Unknown);
+    assert!(judgement.findings.iter().any(|finding| finding.code == Code::AMBIGUOUS));
+
+    tables(&mut snapshot).entries.push(entry(800));
+    let session = only(&snapshot);
+    assert_eq!((session.verdict, session.director), (Verdict::AtRisk, Some(DIRECTOR)));
+}
+
+/// Client on the host → the host's DNAT → ingress → task; the host remembers for five days.
+fn published(ingress_remembers: bool) -> Snapshot {
+    let mut snapshot = swarm(None);
+    let published = "192.168.77.1:8080";
+    let mut first = entry(431_000);
+    first.client = address("192.168.77.1:40000");
+    first.server = address(published);
+    first.backend = address("172.18.0.2:8080");
+    first.seen_as = Some(address("172.18.0.1:40000"));
+    let host = &mut snapshot.namespaces[CLIENT];
+    host.addresses = vec!["192.168.77.1".parse().unwrap(), "172.18.0.1".parse().unwrap()];
+    host.sockets = vec![socket("192.168.77.1:40000", published, 100)];
+    host.conntrack.as_mut().unwrap().entries = vec![first.clone()];
+    let ingress = &mut snapshot.namespaces[DIRECTOR];
+    ingress.addresses = vec!["172.18.0.2".parse().unwrap(), "10.0.1.3".parse().unwrap()];
+    ingress.marks = vec![Mark { address: None, ports: Some((8080, 8080)), mark: 256 }];
+    if ingress_remembers {
+        let mut second = entry(700);
+        second.client = first.seen_as.unwrap();
+        second.server = first.backend;
+        tables(&mut snapshot).entries.push(second.clone());
+        second.seen_as = Some(address("10.0.1.3:40000"));
+        snapshot.namespaces[DIRECTOR].conntrack.as_mut().unwrap().entries.push(second);
+    }
+    snapshot.namespaces[BACKEND].sockets[0].remote = address("10.0.1.3:40000");
+    snapshot
+}
+
+#[test]
+fn published_port_is_followed_through_two_directors() {
+    let session = only(&published(true));
+    assert_eq!((session.verdict, session.director), (Verdict::AtRisk, Some(DIRECTOR)));
+    assert_eq!(session.backend, Some(address(BACKEND_ADDRESS)));
+    assert_eq!(session.orphaned_in, Some(seconds(700)));
+
+    let mut snapshot = published(false);
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    let session = only(&snapshot);
+    assert_eq!((session.verdict, session.director), (Verdict::Orphaned, Some(DIRECTOR)));
+}
+
+#[test]
+fn backend_whose_client_is_elsewhere_is_judged_by_its_own_end() {
+    let mut snapshot = swarm(Some(entry(800)));
+    snapshot.namespaces[CLIENT].sockets.clear();
+    let session = only(&snapshot);
+    assert_eq!((session.end, session.verdict), (End::Backend, Verdict::AtRisk));
+    assert_eq!(session.client, address(CLIENT_ADDRESS));
+    assert_eq!(session.server, address(VIP));
+
+    let mut snapshot = swarm(None);
+    snapshot.namespaces[CLIENT].sockets.clear();
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    let judgement = verdicts(&snapshot);
+    assert_eq!(judgement.sessions[0].why, Why::ForgottenAtBackend);
+    assert_eq!(judgement.sessions[0].findings, [Code::FORGOTTEN_AT_BACKEND]);
+    assert_eq!(judgement.findings[0].code, Code::FORGOTTEN_AT_BACKEND);
+}
+
+#[test]
+fn only_selected_sessions_are_told() {
+    for chosen in [CLIENT, DIRECTOR, BACKEND] {
+        let mut snapshot = swarm(Some(entry(800)));
+        for (at, namespace) in snapshot.namespaces.iter_mut().enumerate() {
+            namespace.selected = at == chosen;
+        }
+        assert_eq!(verdicts(&snapshot).sessions.len(), 1, "by namespace {chosen}");
+    }
+    let mut snapshot = swarm(Some(entry(800)));
+    snapshot.namespaces.iter_mut().for_each(|namespace| namespace.selected = false);
+    assert!(verdicts(&snapshot).sessions.is_empty());
+}
+
+#[test]
+fn slow_table_is_replaced_by_conntrack_and_silence() {
+    let mut snapshot = swarm(Some(entry(800)));
+    tables(&mut snapshot).listing = Listing::TooSlow;
+    tables(&mut snapshot).entries.clear();
+    let judgement = verdicts(&snapshot);
+    let session = &judgement.sessions[0];
+    assert_eq!(session.table, Some(Table::Ipvs));
+    assert_eq!(session.orphaned_in, Some(seconds(800)), "900 s less 100 s of silence");
+    assert!(judgement.findings.iter().any(|finding| finding.code == Code::SLOW_TABLE));
+}
+
+#[test]
+fn findings_about_directors() {
+    let mut snapshot = swarm(Some(entry(800)));
+    tables(&mut snapshot).expire_nodest_conn = Some(false);
+    tables(&mut snapshot).services[0].destinations.clear();
+    tables(&mut snapshot).timeouts.tcp = seconds(500_000);
+    let conntrack = snapshot.namespaces[DIRECTOR].conntrack.as_mut().unwrap();
+    (conntrack.count, conntrack.max) = (95, Some(100));
+    let codes: Vec<Code> = verdicts(&snapshot).findings.iter().map(|found| found.code).collect();
+    for code in [Code::BACKEND_GONE, Code::CONNTRACK_SHORTER, Code::TABLE_FULL] {
+        assert!(codes.contains(&code), "{code} is not in {codes:?}");
+    }
+    let quiet: Vec<Code> =
+        verdicts(&swarm(Some(entry(800)))).findings.iter().map(|found| found.code).collect();
+    assert_eq!(quiet, [Code::NO_KEEPALIVE]);
+}
+
+#[test]
+fn half_closed_session_runs_on_its_own_clock() {
+    let mut half = entry(50);
+    half.state = EntryState::CloseWait;
+    let mut snapshot = swarm(Some(half));
+    client(&mut snapshot).state = TcpState::CloseWait;
+    let session = only(&snapshot);
+    assert_eq!((session.verdict, session.why), (Verdict::AtRisk, Why::HalfClosed));
+    assert_eq!(session.entry.unwrap().timeout, seconds(60));
+    assert_eq!(session.findings, [Code::HALF_CLOSED]);
+}

@@ -183,7 +183,7 @@ fn sessions(snapshot: &Snapshot, options: &Options) -> Vec<Session> {
     for at in backends.unclaimed() {
         match route::follow_back(snapshot, &index, at) {
             Route::Hops(hops) => {
-                judged.push(clock::judge_from_backend(snapshot, &index, at, &hops, options))
+                judged.push(clock::judge_from_backend(snapshot, &index, at, &hops, options));
             }
             Route::Missing { director, table } => {
                 judged.extend(missing(snapshot, &index, at, director, table, End::Backend));

@@ -126,9 +126,9 @@ pub fn swarm(entry: Option<Entry>) -> Snapshot {
     director.translates = true;
     director.marks.push(Mark { address: Some(address(VIP).ip()), ports: None, mark: 256 });
     let mut tables = conntrack();
-    tables.entries.extend(
-        entry.iter().cloned().map(|entry| Entry { seen_as: Some(address(SEEN_AS)), ..entry }),
-    );
+    tables
+        .entries
+        .extend(entry.clone().map(|entry| Entry { seen_as: Some(address(SEEN_AS)), ..entry }));
     director.conntrack = Some(tables);
     let mut balanced = ipvs(ServiceId::Fwmark(256));
     balanced.entries.extend(entry);

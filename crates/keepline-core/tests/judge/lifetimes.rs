@@ -61,8 +61,7 @@ fn keepalive_switched_on_too_late_for_this_round() {
 fn probe_in_time_now_but_not_after_it() {
     // Held for an hour; the probe after 1000 s sets the lifetime back to 900 s.
     let late = (Verdict::AtRisk, Why::KeepaliveLate, Some(1000 - 100 + 900));
-    let mut options = Options::default();
-    options.horizon = seconds(3600);
+    let options = Options { horizon: seconds(3600) };
     let mut snapshot = swarm(Some(entry(3600)));
     client(&mut snapshot).keepalive = keepalive(1000, 10);
     let session = judge(&snapshot, &options).sessions.remove(0);

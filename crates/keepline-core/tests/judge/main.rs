@@ -1,5 +1,7 @@
 //! The judge, on snapshots built by hand.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod build;
 mod directors;
 mod lifetimes;

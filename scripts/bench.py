@@ -1,0 +1,112 @@
+"""Called by scripts/bench, as root: sets the sessions up, times both ways, cleans up.
+
+Each way runs in the same conditions, alternating, and its best round counts. The pipeline is
+the article's, as an operator would type it (docs/proof.md), with `ss` in the client's namespace
+and `conntrack -L` in the director's, since the director is where this layout has its entries.
+"""
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+KEEPLINE = os.environ["KEEPLINE"]
+SESSIONS, EMPTY, ROUNDS = (int(os.environ[name]) for name in ("SESSIONS", "EMPTY", "ROUNDS"))
+LAB = f"b{os.getpid()}"
+
+
+def ip(*words, **options):
+    return subprocess.run(["ip", *words], check=True, **options)
+
+
+def pipeline(client, director):
+    return (
+        f"comm -23 <(ip netns exec {client} ss -nt state established"
+        " | awk 'NR>1{print $3,$4}' | sort)"
+        f" <(ip netns exec {director} conntrack -L -p tcp --state ESTABLISHED 2>/dev/null"
+        " | awk '{split($5,s,\"=\");split($6,d,\"=\");split($7,sp,\"=\");split($8,dp,\"=\");"
+        'print s[2]":"sp[2],d[2]":"dp[2]}\' | sort)'
+    )
+
+
+def timed(command):
+    """Seconds and peak memory (MiB) of the largest process of a command."""
+    reader, writer = os.pipe()
+    start = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os.dup2(writer, 1)
+        os.execvp(command[0], command)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as output:
+        text = output.read()
+    _, status, usage = os.wait4(child, 0)
+    took = time.monotonic() - start
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (0, 1, 3):
+        sys.exit(f"{command} exited {code}")
+    return took, usage.ru_maxrss / 1024, text
+
+
+def measure(client, director):
+    ways = {
+        "pipeline": ["bash", "-c", pipeline(client, director)],
+        "keepline check": [KEEPLINE, "check", "--netns", client, "--horizon", "1s"],
+        "keepline check -o json": [KEEPLINE, "check", "--netns", client, "-o", "json"],
+    }
+    best = {}
+    for _ in range(ROUNDS):
+        for name, command in ways.items():
+            result = timed(command)
+            if name not in best or result[0] < best[name][0]:
+                best[name] = result
+    seen = json.loads(best["keepline check -o json"][2])["summary"]
+    if sum(seen.values()) < SESSIONS:
+        sys.exit(f"keepline saw {seen}, the lab has {SESSIONS} sessions")
+    return best
+
+
+def show(title, best):
+    print(f"\n{title}")
+    reference = best["pipeline"][0]
+    for name, (took, memory, _) in best.items():
+        print(f"  {name:24} {took:7.3f} s  {memory:6.0f} MiB   {reference / took:5.1f} x")
+
+
+def main():
+    empty = [f"kl-{LAB}-empty{number}" for number in range(EMPTY)]
+    try:
+        print(f"setting up {SESSIONS} sessions …", flush=True)
+        up = [KEEPLINE, "lab", "up", "nat", "--name", LAB, "--sessions", str(SESSIONS)]
+        up += ["--tcp-timeout", "2h", "-o", "json"]
+        state = json.loads(subprocess.run(up, check=True, stdout=subprocess.PIPE).stdout)
+        client, director = state["client_netns"], state["director_netns"]
+        alone = measure(client, director)
+        show(f"{SESSIONS} sessions (best of {ROUNDS})", alone)
+        print(f"\nadding {EMPTY} empty namespaces …", flush=True)
+        for name in empty:
+            ip("netns", "add", name)
+        beside = measure(client, director)
+        show(f"the same beside {EMPTY} empty namespaces", beside)
+        added = beside["keepline check"][0] / alone["keepline check"][0] - 1
+        ratio = beside["pipeline"][0] / beside["keepline check"][0]
+        print(f"\nkeepline check is {ratio:.1f} times as fast as the pipeline;"
+              f" the empty namespaces add {max(added, 0):.1%};"
+              f" peak memory {beside['keepline check'][1]:.0f} MiB")
+    finally:
+        existing = ip("netns", "list", stdout=subprocess.PIPE, text=True).stdout
+        present = {line.split()[0] for line in existing.splitlines() if line.strip()}
+        for name in empty:
+            if name in present:
+                ip("netns", "delete", name)
+        subprocess.run([KEEPLINE, "lab", "down", "--name", LAB], check=False,
+                       stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    # Ctrl-C and SIGTERM clean up too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    main()

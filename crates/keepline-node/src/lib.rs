@@ -1,0 +1,97 @@
+//! Observe this machine: ties the kernel doors to the core.
+#![forbid(unsafe_code)]
+
+mod error;
+mod owners;
+mod parallel;
+mod place;
+mod resolve;
+mod scan;
+mod second_look;
+mod select;
+mod tables;
+
+use std::{path::Path, time::Instant};
+
+use keepline_core::{
+    Snapshot,
+    judge::wanted,
+    snapshot::{Incomplete, SCHEMA},
+};
+use keepline_kernel::rights::{Capability, Facts};
+
+pub use error::NodeError;
+pub use select::{Owners, Select};
+
+use owners::Holders;
+
+/// Looks at this machine: its namespaces, sockets and tables, and a second time at every
+/// session that seems orphaned. Changes nothing.
+///
+/// What cannot be seen stands in [`Snapshot::incomplete`].
+///
+/// # Errors
+/// When something selected does not exist, or nothing at all can be seen.
+pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
+    let started = jiff::Timestamp::now();
+    let clock = Instant::now();
+    let facts = Facts::read(Path::new(place::PROC));
+    let mut incomplete = Vec::new();
+    let mut places =
+        place::all().map_err(|error| NodeError::Nothing { why: error.to_string() })?;
+    let chosen = resolve::resolve(select, &places)?;
+    if !facts.has(Capability::SysAdmin) {
+        let all = places.len();
+        // Only the namespace this process is in needs no entering.
+        places.retain(|place| place.ways.is_empty());
+        incomplete.push(Incomplete {
+            what: format!("{} other network namespaces", all - places.len()),
+            why: "entering them needs CAP_SYS_ADMIN; only this process's own is looked at".to_owned(),
+            help: Some("sudo keepline check".to_owned()),
+        });
+        if chosen.as_ref().is_some_and(|chosen| {
+            !places.iter().any(|place| chosen.contains(&place.inode))
+        }) {
+            let why = "entering the selected network namespace needs CAP_SYS_ADMIN: run as root";
+            return Err(NodeError::Nothing { why: why.to_owned() });
+        }
+    }
+    // net/netfilter/ipvs/ip_vs_conn.c: the listing keeps its place in the table since 6.14.
+    let kernel_lists_fast = facts.at_least(6, 14);
+    let mut namespaces = Vec::with_capacity(places.len());
+    for found in parallel::map(&places, |place| scan::scan(place, kernel_lists_fast)) {
+        let Some(mut found) = found else { continue };
+        found.namespace.selected =
+            chosen.as_ref().is_none_or(|chosen| chosen.contains(&found.namespace.inode));
+        namespaces.push(found.namespace);
+        incomplete.extend(found.incomplete);
+    }
+    let mut snapshot = Snapshot {
+        schema: SCHEMA.to_owned(),
+        host: facts.host,
+        started,
+        duration: clock.elapsed(),
+        kernel: facts.release,
+        namespaces,
+        second_look: Vec::new(),
+        incomplete,
+        topology: None,
+    };
+    second_look::look(&mut snapshot, &places);
+    name(&mut snapshot, &places, owners);
+    snapshot.duration = clock.elapsed();
+    Ok(snapshot)
+}
+
+/// Reads what only the holders of sockets can tell: their names, and exact keepalive settings.
+fn name(snapshot: &mut Snapshot, places: &[place::Place], owners: Owners) {
+    let mut wanted = wanted(snapshot);
+    if let Owners::MostUrgent(most) = owners {
+        wanted.processes.truncate(most);
+    }
+    let sockets: Vec<_> = wanted.processes.iter().chain(&wanted.keepalive).copied().collect();
+    let holders = Holders::find(snapshot, places, &sockets);
+    owners::read_keepalive(snapshot, &holders, &wanted.keepalive);
+    owners::name_processes(snapshot, &holders, &wanted.processes);
+    snapshot.incomplete.extend(holders.missed());
+}

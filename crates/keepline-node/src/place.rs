@@ -1,0 +1,82 @@
+//! Places to look: the namespaces of this machine, with names for people and a way in.
+
+use std::path::{Path, PathBuf};
+
+use keepline_core::snapshot::Container;
+use keepline_kernel::{Error, namespaces, procfs};
+
+/// Where processes are described.
+pub(crate) const PROC: &str = "/proc";
+
+/// One namespace of this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub inode: u64,
+    pub name: String,
+    /// Ways in, the most lasting first. Empty for the namespace this process is in: no entering.
+    pub ways: Vec<PathBuf>,
+    pub pids: Vec<u32>,
+    pub container: Option<Container>,
+    /// Names by which it can be selected besides `name`.
+    pub aliases: Vec<String>,
+    /// The path shown to people.
+    pub path: Option<PathBuf>,
+}
+
+/// Every namespace of this machine.
+pub(crate) fn all() -> Result<Vec<Place>, Error> {
+    let proc = Path::new(PROC);
+    let own = namespaces::identify(&proc.join("self/ns/net"))?;
+    let host = namespaces::identify(&proc.join("1/ns/net")).ok();
+    let found = namespaces::discover(proc)?;
+    Ok(found
+        .into_iter()
+        .map(|namespace| describe(proc, namespace, own, host))
+        .collect())
+}
+
+fn describe(
+    proc: &Path,
+    namespace: namespaces::Namespace,
+    own: u64,
+    host: Option<u64>,
+) -> Place {
+    let inode = namespace.inode;
+    let is_host = host == Some(inode);
+    let processes = namespace.pids.iter().take(3).map(|pid| proc.join(format!("{pid}/ns/net")));
+    let mut ways: Vec<PathBuf> = namespace.mounts.iter().cloned().chain(processes).collect();
+    let aliases: Vec<String> = namespace
+        .mounts
+        .iter()
+        .filter_map(|mount| Some(mount.file_name()?.to_str()?.to_owned()))
+        .collect();
+    let container = (!is_host)
+        .then(|| namespace.pids.first().and_then(|pid| procfs::container(proc, *pid)))
+        .flatten()
+        .map(|id| Container { id, name: None });
+    let name = if is_host {
+        "host".to_owned()
+    } else {
+        aliases.first().cloned().unwrap_or_else(|| format!("net:[{inode}]"))
+    };
+    let path = if is_host { Some(proc.join("1/ns/net")) } else { ways.first().cloned() };
+    if inode == own {
+        ways.clear();
+    }
+    Place { inode, name, ways, pids: namespace.pids, container, aliases, path }
+}
+
+impl Place {
+    /// Runs `work` in this namespace.
+    pub(crate) fn enter<T: Send>(&self, work: impl Fn() -> T + Send + Sync) -> Result<T, Error> {
+        let mut last = None;
+        for way in &self.ways {
+            match namespaces::enter(way, &work) {
+                Ok(result) => return Ok(result),
+                Err(error) => last = Some(error),
+            }
+        }
+        // No way needed: it is the one we are in.
+        last.map_or_else(|| Ok(work()), Err)
+    }
+}

@@ -1,0 +1,98 @@
+//! From the names people give to namespaces.
+
+use std::{collections::BTreeSet, path::Path};
+
+use keepline_kernel::namespaces;
+
+use crate::{
+    NodeError, Select,
+    place::{PROC, Place},
+};
+
+/// Why names of containers cannot be resolved yet, and what can be given instead.
+const NEEDS_ENGINE: &str = "names come from the Docker Engine, which this version does not ask \
+                            yet: give --netns, --pid, or a container's ID";
+
+/// The inodes of what is selected; None where everything is.
+pub(crate) fn resolve(select: &Select, places: &[Place]) -> Result<Option<BTreeSet<u64>>, NodeError> {
+    if select.is_everything() {
+        return Ok(None);
+    }
+    let mut chosen = BTreeSet::new();
+    for name in &select.netns {
+        chosen.insert(by_name(name, places)?);
+    }
+    for pid in &select.pids {
+        let path = Path::new(PROC).join(format!("{pid}/ns/net"));
+        let inode = namespaces::identify(&path).map_err(|_| NodeError::Unknown {
+            kind: "process",
+            name: pid.to_string(),
+            near: "it is not running, or belongs to another user".to_owned(),
+        })?;
+        chosen.insert(inode);
+    }
+    for name in &select.containers {
+        chosen.insert(by_container(name, places)?);
+    }
+    for (kind, names) in [("service", &select.services), ("network", &select.networks)] {
+        if let Some(name) = names.first() {
+            let near = NEEDS_ENGINE.to_owned();
+            return Err(NodeError::Unknown { kind, name: name.clone(), near });
+        }
+    }
+    Ok(Some(chosen))
+}
+
+fn by_name(name: &str, places: &[Place]) -> Result<u64, NodeError> {
+    if name.contains('/') {
+        return namespaces::identify(Path::new(name)).map_err(|error| NodeError::Unknown {
+            kind: "network namespace",
+            name: name.to_owned(),
+            near: error.to_string(),
+        });
+    }
+    let known = |place: &&Place| place.name == name || place.aliases.iter().any(|it| it == name);
+    places.iter().find(known).map(|place| place.inode).ok_or_else(|| NodeError::Unknown {
+        kind: "network namespace",
+        name: name.to_owned(),
+        near: there_are(places.iter().map(|place| place.name.as_str()), name),
+    })
+}
+
+fn by_container(name: &str, places: &[Place]) -> Result<u64, NodeError> {
+    let containers = || {
+        places.iter().filter_map(|place| Some((place.container.as_ref()?.id.as_str(), place.inode)))
+    };
+    let mut fitting = containers().filter(|(id, _)| id.starts_with(name));
+    match (fitting.next(), fitting.next()) {
+        (Some((_, inode)), None) => Ok(inode),
+        (Some(_), Some(_)) => Err(NodeError::Ambiguous {
+            kind: "container",
+            name: name.to_owned(),
+            near: there_are(containers().map(|(id, _)| &id[..12]), name),
+        }),
+        (None, _) => Err(NodeError::Unknown {
+            kind: "container",
+            name: name.to_owned(),
+            near: NEEDS_ENGINE.to_owned(),
+        }),
+    }
+}
+
+/// Some of the names there are, those alike first.
+fn there_are<'a>(names: impl Iterator<Item = &'a str>, like: &str) -> String {
+    const SHOWN: usize = 6;
+    let alike = |name: &str| {
+        name.bytes().zip(like.bytes()).take_while(|(mine, other)| mine == other).count()
+    };
+    let mut names: Vec<&str> = names.filter(|name| !name.starts_with("net:[")).collect();
+    names.sort_by_key(|name| (std::cmp::Reverse(alike(name)), *name));
+    names.dedup();
+    match names.len() {
+        0 => "none has a name here; give a path or --pid".to_owned(),
+        count if count > SHOWN => {
+            format!("there are {} and {} more", names[..SHOWN].join(", "), count - SHOWN)
+        }
+        _ => format!("there are {}", names.join(", ")),
+    }
+}

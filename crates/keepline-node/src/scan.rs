@@ -1,0 +1,207 @@
+//! One namespace: what is in it. Cheap questions first, so that an empty namespace costs next
+//! to nothing even beside full ones (whose sockets and entries share the kernel's hash tables).
+
+use std::{net::IpAddr, path::Path};
+
+use keepline_core::snapshot::{Incomplete, Namespace, Socket, TcpState, Timer};
+use keepline_kernel::{
+    Error,
+    netlink::{Event, Protocol, Socket as Netlink},
+    procfs,
+};
+use keepline_wire::{nftables, proc::sockstat, rtnl, sock_diag};
+
+use crate::{place::Place, tables};
+
+/// What was found in one namespace.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub namespace: Namespace,
+    pub incomplete: Vec<Incomplete>,
+}
+
+impl Found {
+    /// Notes that `what` could not be seen.
+    pub(crate) fn missed(&mut self, what: &str, error: &Error) {
+        let help = if error.is_permission() {
+            Some("run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN".to_owned())
+        } else {
+            None
+        };
+        let what = format!("{what} of {}", self.namespace.name);
+        self.incomplete.push(Incomplete { what, why: error.to_string(), help });
+    }
+}
+
+/// Looks into one namespace. None where it vanished meanwhile.
+pub(crate) fn scan(place: &Place, kernel_lists_fast: bool) -> Option<Found> {
+    match place.enter(|| look(place, kernel_lists_fast)) {
+        Ok(found) => Some(found),
+        Err(error) if error.is_gone() => None,
+        // A namespace whose mount was undone between listing and entering.
+        Err(error) if error.errno() == Some(rustix::io::Errno::INVAL.raw_os_error()) => None,
+        Err(error) => {
+            let mut found = Found { namespace: bare(place), ..Found::default() };
+            found.missed("everything", &error);
+            Some(found)
+        }
+    }
+}
+
+fn bare(place: &Place) -> Namespace {
+    Namespace {
+        inode: place.inode,
+        name: place.name.clone(),
+        path: place.path.as_ref().map(|path| path.display().to_string()),
+        container: place.container.clone(),
+        ..Namespace::default()
+    }
+}
+
+/// Runs in the namespace.
+fn look(place: &Place, kernel_lists_fast: bool) -> Found {
+    let mut found = Found { namespace: bare(place), ..Found::default() };
+    match addresses() {
+        Ok(addresses) => found.namespace.addresses = addresses,
+        Err(error) => found.missed("addresses", &error),
+    }
+    found.namespace.translates = match translates() {
+        Ok(translates) => translates,
+        Err(error) => {
+            found.missed("nat chains", &error);
+            false
+        }
+    };
+    // Two walks over large tables, side by side.
+    std::thread::scope(|scope| {
+        let reading = has_sockets().then(|| scope.spawn(sockets));
+        if Path::new("/proc/thread-self/net/ip_vs").exists() {
+            tables::read_ipvs(&mut found, kernel_lists_fast);
+        }
+        tables::read_conntrack(&mut found);
+        match reading.map(|thread| thread.join().expect("reading sockets does not panic")) {
+            Some(Ok(sockets)) => {
+                found.namespace.sockets = sockets.connected;
+                found.namespace.listeners = sockets.listeners;
+            }
+            Some(Err(error)) => found.missed("sockets", &error),
+            None => {}
+        }
+    });
+    found
+}
+
+fn addresses() -> Result<Vec<IpAddr>, Error> {
+    let mut addresses = Vec::new();
+    Netlink::open(Protocol::Route)?.dump("list addresses", &rtnl::dump_addresses(1), |event| {
+        match event {
+            Event::Start => addresses.clear(),
+            Event::Message(message) if message.kind == rtnl::RTM_NEWADDR => {
+                let address = rtnl::parse_address(message.payload)?.ip;
+                if !address.is_loopback() {
+                    addresses.push(address);
+                }
+            }
+            Event::Message(_) => {}
+        }
+        Ok(())
+    })?;
+    Ok(addresses)
+}
+
+/// Whether the namespace has nat chains: of nftables, or of the old iptables.
+fn translates() -> Result<bool, Error> {
+    let old = procfs::net_file("ip_tables_names").unwrap_or_default();
+    if old.lines().any(|table| table == "nat") {
+        return Ok(true);
+    }
+    // Asking would load the module where it is not: then there is nothing to be told.
+    if !nftables_is_there() {
+        return Ok(false);
+    }
+    let mut translates = false;
+    Netlink::open(Protocol::Netfilter)?.dump("list nftables chains", &nftables::dump_chains(1), |event| {
+        match event {
+            Event::Start => translates = false,
+            Event::Message(message) if message.kind == nftables::NEW_CHAIN => {
+                translates |= nftables::parse_chain(message.payload)?.kind.as_deref() == Some("nat");
+            }
+            Event::Message(_) => {}
+        }
+        Ok(())
+    })?;
+    Ok(translates)
+}
+
+/// Loaded, or a kernel without modules, where it is built in or refuses without harm.
+fn nftables_is_there() -> bool {
+    match std::fs::read_to_string("/proc/modules") {
+        Ok(modules) => {
+            modules.lines().any(|line| line.starts_with("nf_tables "))
+                || Path::new("/sys/module/nf_tables").exists()
+        }
+        Err(_) => true,
+    }
+}
+
+/// `sockstat` counts the sockets of the namespace without walking them. Where it cannot be read,
+/// the walk must tell.
+fn has_sockets() -> bool {
+    let (Ok(v4), Ok(v6)) = (procfs::net_file("sockstat"), procfs::net_file("sockstat6")) else {
+        return true;
+    };
+    sockstat::parse(&v4, &v6).map_or(true, |stat| stat.tcp_inuse + stat.tcp6_inuse > 0)
+}
+
+#[derive(Default)]
+struct Sockets {
+    connected: Vec<Socket>,
+    listeners: Vec<std::net::SocketAddr>,
+}
+
+fn sockets() -> Result<Sockets, Error> {
+    use sock_diag::TcpState as S;
+    let states = sock_diag::States::of(&[S::Established, S::FinWait2, S::CloseWait, S::Listen]);
+    let request = sock_diag::dump(states, true, 1);
+    let mut sockets = Sockets::default();
+    Netlink::open(Protocol::SockDiag)?.dump("list sockets", &request, |event| {
+        match event {
+            Event::Start => sockets = Sockets::default(),
+            Event::Message(message) => {
+                let socket = sock_diag::parse(message.payload)?;
+                if socket.state == S::Listen {
+                    sockets.listeners.push(socket.local);
+                }
+                sockets.connected.extend(convert(&socket));
+            }
+        }
+        Ok(())
+    })?;
+    sockets.connected.shrink_to_fit();
+    Ok(sockets)
+}
+
+/// None for sockets that carry no session: listeners, and those that no process holds any more.
+fn convert(socket: &sock_diag::Socket) -> Option<Socket> {
+    let state = match socket.state {
+        sock_diag::TcpState::Established => TcpState::Established,
+        sock_diag::TcpState::FinWait2 if socket.inode != 0 => TcpState::FinWait2,
+        sock_diag::TcpState::CloseWait => TcpState::CloseWait,
+        _ => return None,
+    };
+    Some(Socket {
+        local: socket.local,
+        remote: socket.remote,
+        state,
+        timer: match socket.timer {
+            sock_diag::Timer::Off => Timer::Off,
+            sock_diag::Timer::Keepalive => Timer::Keepalive { expires: socket.timer_expires },
+            _ => Timer::Hidden,
+        },
+        idle: socket.info.map(|info| info.idle()),
+        heard: socket.info.map(|info| info.last_data_recv.min(info.last_ack_recv)),
+        cookie: socket.cookie,
+        inode: socket.inode,
+        keepalive: None,
+    })
+}

@@ -1,0 +1,292 @@
+//! The tables of one namespace: IPVS and conntrack, into the snapshot's types.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    time::Duration,
+};
+
+use keepline_core::snapshot::{
+    Conntrack, ConntrackTimeouts, Destination, Entry, EntryState, Forwarding, Ipvs, Listing,
+    Service, ServiceId, Timeouts,
+};
+use keepline_kernel::{
+    Error,
+    netlink::{Event, Protocol, Socket as Netlink},
+    procfs,
+};
+use keepline_wire::{
+    conntrack, genl, ipvs,
+    nl::WireError,
+    proc::{ip_vs_conn, nf_conntrack_stat},
+};
+
+use crate::scan::Found;
+
+/// `IPPROTO_TCP`.
+pub(crate) const TCP: u8 = 6;
+
+/// Before kernel 6.14 every read of `/proc/net/ip_vs_conn` walks the table from its start
+/// (`ip_vs_conn_array`, `net/netfilter/ipvs/ip_vs_conn.c`): about a second for 35,000 entries.
+const SLOW_FROM: u64 = 20_000;
+
+/// Lifetime shown for an entry that has none: `nf_flow_table` renews a day at a time
+/// (`NF_FLOW_TIMEOUT`, `nf_ct_offload_timeout` in `include/net/netfilter/nf_conntrack.h`).
+const OFFLOADED: Duration = Duration::from_secs(86_400);
+
+/// Reads IPVS of the current namespace, if it balances anything.
+pub(crate) fn read_ipvs(found: &mut Found, kernel_lists_fast: bool) {
+    match ipvs_of_here() {
+        Ok(Some((timeouts, services))) => {
+            let entries: u64 = services
+                .iter()
+                .flat_map(|service| &service.destinations)
+                .map(|backend| u64::from(backend.active) + u64::from(backend.inactive))
+                .sum();
+            let mut ipvs = Ipvs {
+                timeouts,
+                services,
+                listing: Listing::TooSlow,
+                entries: Vec::new(),
+                conntrack: flag("conntrack"),
+                expire_nodest_conn: flag("expire_nodest_conn"),
+            };
+            if kernel_lists_fast || entries <= SLOW_FROM {
+                match ipvs_entries() {
+                    Ok(entries) => (ipvs.listing, ipvs.entries) = (Listing::Read, entries),
+                    Err(error) => {
+                        ipvs.listing = Listing::Unreadable;
+                        found.missed("IPVS entries", &error);
+                    }
+                }
+            }
+            found.namespace.ipvs = Some(ipvs);
+        }
+        Ok(None) => {}
+        Err(error) => found.missed("IPVS", &error),
+    }
+}
+
+fn flag(name: &str) -> Option<bool> {
+    procfs::sysctl(&format!("net/ipv4/vs/{name}")).map(|value| value != 0)
+}
+
+/// Timeouts and services; None where nothing is balanced.
+fn ipvs_of_here() -> Result<Option<(Timeouts, Vec<Service>)>, Error> {
+    let netlink = Netlink::open(Protocol::Generic)?;
+    let request = genl::get_family(ipvs::FAMILY_NAME, 1);
+    let family = netlink.request("find IPVS", &request, genl::parse_family)?;
+    let Some(family) = family.map(|family| family.id) else { return Ok(None) };
+    let mut listed = Vec::new();
+    let request = ipvs::dump_services(family, 2);
+    list(&netlink, "list IPVS services", &request, &mut listed, ipvs::parse_service)?;
+    if listed.is_empty() {
+        return Ok(None);
+    }
+    let mut services = Vec::with_capacity(listed.len());
+    for (number, service) in (4..).zip(listed) {
+        let mut backends = Vec::new();
+        let request = ipvs::dump_destinations(family, &service.id, number);
+        list(&netlink, "list IPVS backends", &request, &mut backends, ipvs::parse_destination)?;
+        services.extend(convert_service(&service, &backends));
+    }
+    let request = ipvs::get_config(family, 3);
+    let timeouts = netlink.request("read IPVS timeouts", &request, ipvs::parse_config)?;
+    let Some(timeouts) = timeouts else { return Ok(None) };
+    let timeouts =
+        Timeouts { tcp: timeouts.tcp, tcp_fin: timeouts.tcp_fin, udp: timeouts.udp };
+    Ok(Some((timeouts, services)))
+}
+
+fn list<T>(
+    netlink: &Netlink,
+    operation: &'static str,
+    request: &[u8],
+    into: &mut Vec<T>,
+    parse: impl Fn(&[u8]) -> Result<T, WireError>,
+) -> Result<(), Error> {
+    netlink.dump(operation, request, |event| {
+        match event {
+            Event::Start => into.clear(),
+            Event::Message(message) => into.push(parse(message.payload)?),
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// None for protocols that Keepline does not know.
+fn convert_service(service: &ipvs::Service, backends: &[ipvs::Destination]) -> Option<Service> {
+    const UDP: u8 = 17;
+    const SCTP: u8 = 132;
+    let id = match service.id {
+        ipvs::ServiceId::Address { protocol: TCP, address } => ServiceId::Tcp(address),
+        ipvs::ServiceId::Address { protocol: UDP, address } => ServiceId::Udp(address),
+        ipvs::ServiceId::Address { protocol: SCTP, address } => ServiceId::Sctp(address),
+        ipvs::ServiceId::Address { .. } => return None,
+        ipvs::ServiceId::Fwmark { mark, .. } => ServiceId::Fwmark(mark),
+    };
+    let persistent = service.flags.all(ipvs::ServiceFlags::PERSISTENT);
+    Some(Service {
+        id,
+        scheduler: service.scheduler.clone(),
+        persistent: persistent.then_some(service.persistence_timeout),
+        destinations: backends
+            .iter()
+            .map(|backend| Destination {
+                address: backend.address,
+                weight: backend.weight,
+                forwarding: match backend.forwarding {
+                    ipvs::Forwarding::Local => Forwarding::Local,
+                    ipvs::Forwarding::Tunnel => Forwarding::Tunnel,
+                    ipvs::Forwarding::DirectRoute => Forwarding::DirectRoute,
+                    ipvs::Forwarding::Bypass => Forwarding::Bypass,
+                    ipvs::Forwarding::Masquerade | ipvs::Forwarding::Other(_) => {
+                        Forwarding::Masquerade
+                    }
+                },
+                active: backend.active,
+                inactive: backend.inactive,
+            })
+            .collect(),
+    })
+}
+
+/// The TCP entries of IPVS in the current namespace.
+pub(crate) fn ipvs_entries() -> Result<Vec<Entry>, Error> {
+    let path = "/proc/thread-self/net/ip_vs_conn";
+    let call = |source| Error::call("read", path, source);
+    let mut entries = Vec::new();
+    let mut lines = BufReader::with_capacity(64 * 1024, File::open(path).map_err(call)?);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if lines.read_line(&mut line).map_err(call)? == 0 {
+            return Ok(entries);
+        }
+        // Rows of other protocols and the heading are no entries of TCP.
+        if let Ok(row) = ip_vs_conn::parse_line(line.trim_end())
+            && row.protocol == TCP
+            // Templates of persistent services have no client port: no session.
+            && row.client.port() != 0
+        {
+            entries.push(Entry {
+                client: row.client,
+                server: row.vip,
+                backend: row.backend,
+                seen_as: None,
+                state: ipvs_state(row.state),
+                expires: row.expires,
+            });
+        }
+    }
+}
+
+fn ipvs_state(state: ip_vs_conn::State) -> EntryState {
+    use ip_vs_conn::State as S;
+    match state {
+        S::None => EntryState::None,
+        S::Established => EntryState::Established,
+        S::SynSent => EntryState::SynSent,
+        S::SynRecv => EntryState::SynRecv,
+        S::FinWait => EntryState::FinWait,
+        S::TimeWait => EntryState::TimeWait,
+        S::Close => EntryState::Close,
+        S::CloseWait => EntryState::CloseWait,
+        S::LastAck => EntryState::LastAck,
+        S::Listen => EntryState::Listen,
+        S::SynAck => EntryState::Synack,
+        S::Udp | S::Assured | S::Other => EntryState::Other,
+    }
+}
+
+/// Reads conntrack of the current namespace, if it is active: it holds entries, or nat chains
+/// have switched it on (its hooks are lazy, `nf_ct_netns_get`).
+pub(crate) fn read_conntrack(found: &mut Found) {
+    let Some(count) = procfs::sysctl("net/netfilter/nf_conntrack_count") else { return };
+    if count == 0 && !found.namespace.translates {
+        return;
+    }
+    let stat = procfs::net_file("stat/nf_conntrack")
+        .ok()
+        .and_then(|text| nf_conntrack_stat::parse(&text).ok())
+        .unwrap_or_default();
+    let mut conntrack = Conntrack {
+        count,
+        max: procfs::sysctl("net/netfilter/nf_conntrack_max"),
+        early_drop: stat.early_drop,
+        drop: stat.drop,
+        timeouts: conntrack_timeouts(),
+        readable: true,
+        entries: Vec::new(),
+    };
+    if count > 0 {
+        match conntrack_entries() {
+            Ok(entries) => conntrack.entries = entries,
+            Err(error) => {
+                conntrack.readable = false;
+                found.missed("conntrack entries", &error);
+            }
+        }
+    }
+    found.namespace.conntrack = Some(conntrack);
+}
+
+fn conntrack_timeouts() -> Option<ConntrackTimeouts> {
+    let timeout = |state: &str| {
+        procfs::sysctl(&format!("net/netfilter/nf_conntrack_tcp_timeout_{state}"))
+            .map(Duration::from_secs)
+    };
+    Some(ConntrackTimeouts {
+        established: timeout("established")?,
+        close_wait: timeout("close_wait")?,
+        fin_wait: timeout("fin_wait")?,
+    })
+}
+
+/// The TCP entries that translate an address. An IPVS entry has no NAT bit in its status, so no
+/// filter of the kernel can pick them: the tuples tell.
+fn conntrack_entries() -> Result<Vec<Entry>, Error> {
+    let mut entries = Vec::new();
+    let request = conntrack::dump(&conntrack::DumpFilter::default(), 1);
+    Netlink::open(Protocol::Netfilter)?.dump("list conntrack entries", &request, |event| {
+        match event {
+            Event::Start => entries.clear(),
+            Event::Message(message) => {
+                entries.extend(convert_entry(&conntrack::parse(message.payload)?));
+            }
+        }
+        Ok(())
+    })?;
+    entries.shrink_to_fit();
+    Ok(entries)
+}
+
+/// None for entries that are not TCP or translate nothing.
+pub(crate) fn convert_entry(entry: &conntrack::Entry) -> Option<Entry> {
+    use conntrack::TcpConntrackState as S;
+    if entry.original.protocol != TCP || !entry.translated() {
+        return None;
+    }
+    // Offloaded to a flow table: it has no clock of its own while packets flow.
+    let expires = entry.timeout.unwrap_or(OFFLOADED);
+    Some(Entry {
+        client: entry.original.source,
+        server: entry.original.destination,
+        backend: entry.reply.source,
+        seen_as: Some(entry.reply.destination),
+        state: match entry.tcp_state {
+            Some(S::SynSent | S::SynSent2) => EntryState::SynSent,
+            Some(S::SynRecv) => EntryState::SynRecv,
+            Some(S::Established) => EntryState::Established,
+            Some(S::FinWait) => EntryState::FinWait,
+            Some(S::CloseWait) => EntryState::CloseWait,
+            Some(S::LastAck) => EntryState::LastAck,
+            Some(S::TimeWait) => EntryState::TimeWait,
+            Some(S::Close) => EntryState::Close,
+            Some(S::None) => EntryState::None,
+            Some(S::Other(_)) | None => EntryState::Other,
+        },
+        expires,
+    })
+}

@@ -4,6 +4,7 @@
 //! `keepline-core`. Looking changes nothing: no module is loaded, no setting touched.
 
 mod error;
+pub mod iptables;
 pub mod namespaces;
 pub mod netlink;
 pub mod pidfd;

@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     os::fd::AsFd,
     path::{Path, PathBuf},
 };
@@ -48,11 +48,17 @@ pub fn discover(proc: &Path) -> Result<Vec<Namespace>, Error> {
             found.entry(inode).or_default().pids.push(pid);
         }
     }
-    let mounts = fs::read_to_string(proc.join("self/mountinfo")).unwrap_or_default();
+    // One path that is not UTF-8 must not hide the others.
+    let mounts = fs::read(proc.join("self/mountinfo")).unwrap_or_default();
+    let mounts = String::from_utf8_lossy(&mounts);
     for mount in mounts.lines().filter_map(|line| mountinfo::parse_line(line).ok()) {
         if mount.fs_type == "nsfs"
             && let Some(inode) = inode(&mount.root)
         {
+            // The file was removed under the mount: no way in any more (`seq_path`).
+            if mount.mount_point.ends_with("//deleted") {
+                continue;
+            }
             let path = PathBuf::from(mount.mount_point);
             let mounts = &mut found.entry(inode).or_default().mounts;
             if !mounts.contains(&path) {
@@ -88,20 +94,29 @@ pub fn identify(path: &Path) -> Result<u64, Error> {
     let metadata = fs::metadata(path).map_err(call)?;
     let system = rustix::fs::statfs(path).map_err(|source| call(source.into()))?;
     if u64::try_from(system.f_type) != Ok(NSFS_MAGIC) {
-        return Err(call(std::io::Error::other("this file is no network namespace")));
+        return Err(call(io::Error::other("this file is no network namespace")));
     }
     Ok(metadata.ino())
 }
 
-/// Runs `work` in the namespace at `path`, on a thread of its own that ends with it: no thread
+/// Runs `work` in the namespace `inode` at `path`, on a thread of its own that ends with it: no thread
 /// that was ever in a foreign namespace serves anything else. What `work` opens stays in that
 /// namespace, wherever it is used later.
 ///
 /// # Errors
 /// When the namespace is gone, or may not be entered (`CAP_SYS_ADMIN`).
-pub fn enter<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+pub fn enter<T: Send>(
+    path: &Path,
+    inode: u64,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, Error> {
+    use std::os::unix::fs::MetadataExt;
     let call = |source| Error::call("enter", path.display().to_string(), source);
     let file = fs::File::open(path).map_err(call)?;
+    // The process id or the name may be another's by now.
+    if file.metadata().map_err(call)?.ino() != inode {
+        return Err(call(io::Error::from_raw_os_error(libc::ENOENT)));
+    }
     std::thread::scope(|scope| {
         let inside = std::thread::Builder::new()
             .name("keepline-ns".to_owned())
@@ -140,7 +155,10 @@ mod tests {
             30 25 0:4 net:[43] /run/docker/netns/lb_abcdefghi rw shared:9 - nsfs nsfs rw\n\
             31 25 0:4 net:[44] /run/netns/with\\040space rw shared:9 - nsfs nsfs rw\n\
             32 25 0:4 mnt:[45] /run/snapd/ns/x.mnt rw - nsfs nsfs rw\n\
+            33 25 0:4 net:[46] /run/netns/gone//deleted rw - nsfs nsfs rw\n\
             nonsense\n";
+        // A path that is not UTF-8 hides nothing else.
+        let mounts = [mounts.as_bytes(), b"34 25 0:4 / /mnt/\xff rw - ext4 /dev/vda rw\n"].concat();
         fs::write(proc.join("self/mountinfo"), mounts).unwrap();
         let found = discover(&proc).unwrap();
         fs::remove_dir_all(&proc).unwrap();

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod marks;
 mod owners;
 mod parallel;
 mod place;
@@ -15,7 +16,7 @@ use std::{path::Path, time::Instant};
 
 use keepline_core::{
     Snapshot,
-    judge::wanted,
+    judge::{Questions, questions},
     snapshot::{Incomplete, SCHEMA},
 };
 use keepline_kernel::rights::{Capability, Facts};
@@ -37,8 +38,7 @@ pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
     let clock = Instant::now();
     let facts = Facts::read(Path::new(place::PROC));
     let mut incomplete = Vec::new();
-    let mut places =
-        place::all().map_err(|error| NodeError::Nothing { why: error.to_string() })?;
+    let mut places = place::all().map_err(|error| NodeError::Nothing { why: error.to_string() })?;
     let chosen = resolve::resolve(select, &places)?;
     if !facts.has(Capability::SysAdmin) {
         let all = places.len();
@@ -46,12 +46,14 @@ pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
         places.retain(|place| place.ways.is_empty());
         incomplete.push(Incomplete {
             what: format!("{} other network namespaces", all - places.len()),
-            why: "entering them needs CAP_SYS_ADMIN; only this process's own is looked at".to_owned(),
+            why: "entering them needs CAP_SYS_ADMIN; only this process's own is looked at"
+                .to_owned(),
             help: Some("sudo keepline check".to_owned()),
         });
-        if chosen.as_ref().is_some_and(|chosen| {
-            !places.iter().any(|place| chosen.contains(&place.inode))
-        }) {
+        if chosen
+            .as_ref()
+            .is_some_and(|chosen| !places.iter().any(|place| chosen.contains(&place.inode)))
+        {
             let why = "entering the selected network namespace needs CAP_SYS_ADMIN: run as root";
             return Err(NodeError::Nothing { why: why.to_owned() });
         }
@@ -77,21 +79,27 @@ pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
         incomplete,
         topology: None,
     };
-    second_look::look(&mut snapshot, &places);
-    name(&mut snapshot, &places, owners);
+    let questions = questions(&snapshot);
+    second_look::look(&mut snapshot, &places, &questions.suspects);
+    name(&mut snapshot, &places, questions, owners);
     snapshot.duration = clock.elapsed();
     Ok(snapshot)
 }
 
 /// Reads what only the holders of sockets can tell: their names, and exact keepalive settings.
-fn name(snapshot: &mut Snapshot, places: &[place::Place], owners: Owners) {
-    let mut wanted = wanted(snapshot);
+fn name(
+    snapshot: &mut Snapshot,
+    places: &[place::Place],
+    mut questions: Questions,
+    owners: Owners,
+) {
     if let Owners::MostUrgent(most) = owners {
-        wanted.processes.truncate(most);
+        questions.processes.truncate(most);
     }
-    let sockets: Vec<_> = wanted.processes.iter().chain(&wanted.keepalive).copied().collect();
+    let Questions { processes, keepalive, .. } = questions;
+    let sockets: Vec<_> = processes.iter().chain(&keepalive).copied().collect();
     let holders = Holders::find(snapshot, places, &sockets);
-    owners::read_keepalive(snapshot, &holders, &wanted.keepalive);
-    owners::name_processes(snapshot, &holders, &wanted.processes);
+    owners::read_keepalive(snapshot, &holders, &keepalive);
+    owners::name_processes(snapshot, &holders, &processes);
     snapshot.incomplete.extend(holders.missed());
 }

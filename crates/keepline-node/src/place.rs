@@ -29,18 +29,10 @@ pub(crate) fn all() -> Result<Vec<Place>, Error> {
     let own = namespaces::identify(&proc.join("self/ns/net"))?;
     let host = namespaces::identify(&proc.join("1/ns/net")).ok();
     let found = namespaces::discover(proc)?;
-    Ok(found
-        .into_iter()
-        .map(|namespace| describe(proc, namespace, own, host))
-        .collect())
+    Ok(found.into_iter().map(|namespace| describe(proc, namespace, own, host)).collect())
 }
 
-fn describe(
-    proc: &Path,
-    namespace: namespaces::Namespace,
-    own: u64,
-    host: Option<u64>,
-) -> Place {
+fn describe(proc: &Path, namespace: namespaces::Namespace, own: u64, host: Option<u64>) -> Place {
     let inode = namespace.inode;
     let is_host = host == Some(inode);
     let processes = namespace.pids.iter().take(3).map(|pid| proc.join(format!("{pid}/ns/net")));
@@ -71,7 +63,7 @@ impl Place {
     pub(crate) fn enter<T: Send>(&self, work: impl Fn() -> T + Send + Sync) -> Result<T, Error> {
         let mut last = None;
         for way in &self.ways {
-            match namespaces::enter(way, &work) {
+            match namespaces::enter(way, self.inode, &work) {
                 Ok(result) => return Ok(result),
                 Err(error) => last = Some(error),
             }

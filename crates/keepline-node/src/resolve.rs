@@ -14,7 +14,10 @@ const NEEDS_ENGINE: &str = "names come from the Docker Engine, which this versio
                             yet: give --netns, --pid, or a container's ID";
 
 /// The inodes of what is selected; None where everything is.
-pub(crate) fn resolve(select: &Select, places: &[Place]) -> Result<Option<BTreeSet<u64>>, NodeError> {
+pub(crate) fn resolve(
+    select: &Select,
+    places: &[Place],
+) -> Result<Option<BTreeSet<u64>>, NodeError> {
     if select.is_everything() {
         return Ok(None);
     }
@@ -39,6 +42,15 @@ pub(crate) fn resolve(select: &Select, places: &[Place]) -> Result<Option<BTreeS
             let near = NEEDS_ENGINE.to_owned();
             return Err(NodeError::Unknown { kind, name: name.clone(), near });
         }
+    }
+    // A file of another kind of namespace, or one that cannot be entered from here.
+    let seen = |inode: &u64| places.iter().any(|place| place.inode == *inode);
+    if let Some(inode) = chosen.iter().find(|inode| !seen(inode)) {
+        return Err(NodeError::Unknown {
+            kind: "network namespace",
+            name: format!("net:[{inode}]"),
+            near: "what was given is no network namespace that is visible from here".to_owned(),
+        });
     }
     Ok(Some(chosen))
 }

@@ -1,7 +1,7 @@
 //! One namespace: what is in it. Cheap questions first, so that an empty namespace costs next
 //! to nothing even beside full ones (whose sockets and entries share the kernel's hash tables).
 
-use std::{net::IpAddr, path::Path};
+use std::{net::IpAddr, path::Path, sync::OnceLock};
 
 use keepline_core::snapshot::{Incomplete, Namespace, Socket, TcpState, Timer};
 use keepline_kernel::{
@@ -11,7 +11,7 @@ use keepline_kernel::{
 };
 use keepline_wire::{nftables, proc::sockstat, rtnl, sock_diag};
 
-use crate::{place::Place, tables};
+use crate::{marks, place::Place, tables};
 
 /// What was found in one namespace.
 #[derive(Debug, Default)]
@@ -77,6 +77,9 @@ fn look(place: &Place, kernel_lists_fast: bool) -> Found {
         let reading = has_sockets().then(|| scope.spawn(sockets));
         if Path::new("/proc/thread-self/net/ip_vs").exists() {
             tables::read_ipvs(&mut found, kernel_lists_fast);
+            if found.namespace.ipvs.is_some() {
+                marks::read(&mut found);
+            }
         }
         tables::read_conntrack(&mut found);
         match reading.map(|thread| thread.join().expect("reading sockets does not panic")) {
@@ -111,45 +114,53 @@ fn addresses() -> Result<Vec<IpAddr>, Error> {
 
 /// Whether the namespace has nat chains: of nftables, or of the old iptables.
 fn translates() -> Result<bool, Error> {
-    let old = procfs::net_file("ip_tables_names").unwrap_or_default();
-    if old.lines().any(|table| table == "nat") {
-        return Ok(true);
+    for names in ["ip_tables_names", "ip6_tables_names"] {
+        let tables = procfs::net_file(names).unwrap_or_default();
+        if tables.lines().any(|table| table == "nat") {
+            return Ok(true);
+        }
     }
     // Asking would load the module where it is not: then there is nothing to be told.
     if !nftables_is_there() {
         return Ok(false);
     }
     let mut translates = false;
-    Netlink::open(Protocol::Netfilter)?.dump("list nftables chains", &nftables::dump_chains(1), |event| {
-        match event {
-            Event::Start => translates = false,
-            Event::Message(message) if message.kind == nftables::NEW_CHAIN => {
-                translates |= nftables::parse_chain(message.payload)?.kind.as_deref() == Some("nat");
+    Netlink::open(Protocol::Netfilter)?.dump(
+        "list nftables chains",
+        &nftables::dump_chains(1),
+        |event| {
+            match event {
+                Event::Start => translates = false,
+                Event::Message(message) if message.kind == nftables::NEW_CHAIN => {
+                    translates |=
+                        nftables::parse_chain(message.payload)?.kind.as_deref() == Some("nat");
+                }
+                Event::Message(_) => {}
             }
-            Event::Message(_) => {}
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     Ok(translates)
 }
 
-/// Loaded, or a kernel without modules, where it is built in or refuses without harm.
-fn nftables_is_there() -> bool {
-    match std::fs::read_to_string("/proc/modules") {
-        Ok(modules) => {
-            modules.lines().any(|line| line.starts_with("nf_tables "))
-                || Path::new("/sys/module/nf_tables").exists()
-        }
-        Err(_) => true,
-    }
+/// Loaded or built in; or a kernel without modules, which refuses without harm.
+pub(crate) fn nftables_is_there() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let Ok(loaded) = std::fs::read_to_string("/proc/modules") else { return true };
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let builtin = std::fs::read_to_string(format!("/lib/modules/{release}/modules.builtin"));
+        loaded.lines().any(|line| line.starts_with("nf_tables "))
+            || builtin.is_ok_and(|list| list.lines().any(|line| line.ends_with("/nf_tables.ko")))
+    })
 }
 
 /// `sockstat` counts the sockets of the namespace without walking them. Where it cannot be read,
 /// the walk must tell.
 fn has_sockets() -> bool {
-    let (Ok(v4), Ok(v6)) = (procfs::net_file("sockstat"), procfs::net_file("sockstat6")) else {
-        return true;
-    };
+    let Ok(v4) = procfs::net_file("sockstat") else { return true };
+    // Not there on a kernel without IPv6.
+    let v6 = procfs::net_file("sockstat6").unwrap_or_default();
     sockstat::parse(&v4, &v6).map_or(true, |stat| stat.tcp_inuse + stat.tcp6_inuse > 0)
 }
 
@@ -201,6 +212,7 @@ fn convert(socket: &sock_diag::Socket) -> Option<Socket> {
         idle: socket.info.map(|info| info.idle()),
         heard: socket.info.map(|info| info.last_data_recv.min(info.last_ack_recv)),
         cookie: socket.cookie,
+        interface: socket.interface,
         inode: socket.inode,
         keepalive: None,
     })

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use keepline_core::{
     Snapshot,
-    judge::{Suspect, suspects},
+    judge::Suspect,
     snapshot::{Entry, Listing, SecondLook, SecondLookResult, Socket},
 };
 use keepline_kernel::{
@@ -41,12 +41,11 @@ enum Said {
 }
 
 /// Looks again at all suspects and writes down what is so.
-pub(crate) fn look(snapshot: &mut Snapshot, places: &[Place]) {
-    let suspects = suspects(snapshot);
+pub(crate) fn look(snapshot: &mut Snapshot, places: &[Place], suspects: &[Suspect]) {
     if suspects.is_empty() {
         return;
     }
-    let by_director = group(&suspects, |suspect| suspect.director);
+    let by_director = group(suspects, |suspect| suspect.director);
     let said = parallel::map(&by_director, |(director, suspects)| {
         let place = place(places, snapshot.namespaces[*director].inode)?;
         place.enter(|| ask_director(snapshot, *director, suspects)).and_then(|said| said).ok()
@@ -140,16 +139,13 @@ fn ask_director(
     let tracked = namespace.conntrack.is_some();
     let mut said = Vec::with_capacity(suspects.len());
     for (sequence, suspect) in (1..).zip(suspects) {
-        let socket = socket(snapshot, suspect);
-        if let Some(entry) = in_listing(&listed, &clients, socket, suspect.backend_end) {
+        if let Some(entry) = in_listing(&listed, &clients, suspect) {
             said.push(Said::Remembers(entry));
-        } else if let Some(entry) = tracked
-            .then(|| in_conntrack(&netfilter, socket, suspect.backend_end, sequence))
-            .transpose()?
-            .flatten()
+        } else if let Some(entry) =
+            tracked.then(|| in_conntrack(&netfilter, suspect, sequence)).transpose()?.flatten()
         {
             said.push(Said::Remembers(entry));
-        } else if is_the_server(&diag, socket, sequence)? {
+        } else if is_the_server(&diag, suspect, sequence)? {
             said.push(Said::IsTheServer);
         } else {
             said.push(Said::Nothing);
@@ -161,17 +157,17 @@ fn ask_director(
 fn in_listing(
     listed: &[Entry],
     clients: &HashSet<(std::net::SocketAddr, std::net::SocketAddr)>,
-    socket: &Socket,
-    backend_end: bool,
+    suspect: &Suspect,
 ) -> Option<Entry> {
+    let (from, to) = suspect.pair;
     let found = |entry: &&Entry| {
-        if backend_end {
-            entry.backend == socket.local && entry.client.port() == socket.remote.port()
+        if suspect.backend_end {
+            entry.backend == from && entry.client.port() == to.port()
         } else {
-            (entry.client, entry.server) == (socket.local, socket.remote)
+            (entry.client, entry.server) == suspect.pair
         }
     };
-    if !backend_end && !clients.contains(&(socket.local, socket.remote)) {
+    if !suspect.backend_end && !clients.contains(&suspect.pair) {
         return None;
     }
     listed.iter().find(found).cloned()
@@ -179,12 +175,12 @@ fn in_listing(
 
 fn in_conntrack(
     netfilter: &Netlink,
-    socket: &Socket,
-    backend_end: bool,
+    suspect: &Suspect,
     sequence: u32,
 ) -> Result<Option<Entry>, Error> {
-    let tuple = Tuple { source: socket.local, destination: socket.remote, protocol: TCP };
-    let direction = if backend_end { Direction::Reply } else { Direction::Original };
+    let (source, destination) = suspect.pair;
+    let tuple = Tuple { source, destination, protocol: TCP };
+    let direction = if suspect.backend_end { Direction::Reply } else { Direction::Original };
     let request = conntrack::get(&tuple, direction, None, sequence);
     match netfilter.request("ask conntrack", &request, conntrack::parse) {
         Ok(entry) => Ok(entry.as_ref().and_then(convert_entry)),
@@ -193,8 +189,9 @@ fn in_conntrack(
     }
 }
 
-fn is_the_server(diag: &Netlink, socket: &Socket, sequence: u32) -> Result<bool, Error> {
-    let request = sock_diag::get(socket.remote, socket.local, None, false, sequence);
+fn is_the_server(diag: &Netlink, suspect: &Suspect, sequence: u32) -> Result<bool, Error> {
+    let (from, to) = suspect.pair;
+    let request = sock_diag::get(to, from, None, false, sequence);
     match diag.request("ask for a socket", &request, sock_diag::parse) {
         // Without a cookie a listener may answer for a connection that is not there.
         Ok(found) => Ok(found.is_some_and(|found| found.state != sock_diag::TcpState::Listen)),
@@ -210,7 +207,9 @@ fn ask_sockets(snapshot: &Snapshot, suspects: &[Suspect]) -> Result<Vec<SecondLo
     let mut results = Vec::with_capacity(suspects.len());
     for (sequence, suspect) in (1..).zip(suspects) {
         let seen = socket(snapshot, suspect);
-        let request = sock_diag::get(seen.local, seen.remote, Some(seen.cookie), false, sequence);
+        let (local, remote) = (seen.local, seen.remote);
+        let (interface, cookie) = (seen.interface, seen.cookie);
+        let request = sock_diag::Exact { local, remote, interface, cookie }.get(sequence);
         results.push(match diag.request("ask for a socket", &request, sock_diag::parse) {
             Ok(Some(now)) if matches!(now.state, S::Established | S::CloseWait | S::FinWait2) => {
                 SecondLookResult::Confirmed

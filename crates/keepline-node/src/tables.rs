@@ -93,8 +93,7 @@ fn ipvs_of_here() -> Result<Option<(Timeouts, Vec<Service>)>, Error> {
     let request = ipvs::get_config(family, 3);
     let timeouts = netlink.request("read IPVS timeouts", &request, ipvs::parse_config)?;
     let Some(timeouts) = timeouts else { return Ok(None) };
-    let timeouts =
-        Timeouts { tcp: timeouts.tcp, tcp_fin: timeouts.tcp_fin, udp: timeouts.udp };
+    let timeouts = Timeouts { tcp: timeouts.tcp, tcp_fin: timeouts.tcp_fin, udp: timeouts.udp };
     Ok(Some((timeouts, services)))
 }
 

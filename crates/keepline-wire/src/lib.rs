@@ -8,6 +8,7 @@
 mod common;
 pub mod conntrack;
 pub mod genl;
+pub mod iptables;
 pub mod ipvs;
 pub mod ipvs_sync;
 pub mod nftables;

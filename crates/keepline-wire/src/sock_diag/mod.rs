@@ -333,11 +333,16 @@ pub fn destroy(
 }
 
 /// What names one socket.
-struct Exact {
-    local: SocketAddr,
-    remote: SocketAddr,
-    interface: u32,
-    cookie: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exact {
+    /// Own address.
+    pub local: SocketAddr,
+    /// Peer's address.
+    pub remote: SocketAddr,
+    /// Interface index the socket is bound to; 0 = none. A bound socket is found only with it.
+    pub interface: u32,
+    /// The kernel's identity of the socket.
+    pub cookie: u64,
 }
 
 impl Exact {
@@ -351,6 +356,12 @@ impl Exact {
             scope => scope,
         };
         Self { local, remote, interface, cookie: cookie.unwrap_or(NO_COOKIE) }
+    }
+
+    /// Asks for this socket without `tcp_info`; answered as [`get`].
+    #[must_use]
+    pub fn get(&self, sequence: u32) -> Vec<u8> {
+        self.request(SOCK_DIAG_BY_FAMILY, 0, 0, sequence)
     }
 
     /// `struct inet_diag_req_v2`, 56 bytes.

@@ -1,8 +1,15 @@
-//! Chains of nftables, as far as needed to know whether a namespace does NAT.
+//! Chains and rules of nftables, as far as needed to know whether a namespace does NAT and what
+//! it marks.
 //!
-//! Rules of iptables-nft are seen here too, those of iptables-legacy are not.
-//! Source: `include/uapi/linux/netfilter/nf_tables.h`, `nf_tables_fill_chain_info()` in
-//! `net/netfilter/nf_tables_api.c`. The protocol is `NETLINK_NETFILTER` (12).
+//! Rules of iptables-nft are seen here too; those of iptables-legacy are in
+//! [`iptables`](crate::iptables).
+//! Source: `include/uapi/linux/netfilter/nf_tables.h`, `nf_tables_fill_chain_info()` and
+//! `nf_tables_fill_rule_info()` in `net/netfilter/nf_tables_api.c`. The protocol is
+//! `NETLINK_NETFILTER` (12).
+
+mod rule;
+
+pub use rule::{NEW_RULE, Rule, dump_rules, parse_rule};
 
 use crate::nl::{Attr, NLM_F_DUMP, Request, WireError, array, attrs};
 

@@ -178,6 +178,8 @@ pub struct Session {
     pub state: TcpState,
     /// Index of the director's namespace.
     pub director: Option<usize>,
+    /// Where its entry is missing: from and to of what the director is sent by this end.
+    pub sent: Option<(SocketAddr, SocketAddr)>,
     /// Table.
     pub table: Option<Table>,
     /// Entry, where it is there.

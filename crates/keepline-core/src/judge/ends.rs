@@ -1,5 +1,7 @@
 //! Which sockets are clients, which are backends; and which backend belongs to which client.
 
+use std::net::SocketAddr;
+
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -26,7 +28,7 @@ impl Ends {
         for (number, namespace) in snapshot.namespaces.iter().enumerate() {
             for (position, socket) in namespace.sockets.iter().enumerate() {
                 let at = SocketRef { namespace: number, socket: position };
-                if accepted(index, namespace, socket) {
+                if accepted(snapshot, index, namespace, socket) {
                     ends.servers.push(at);
                 } else {
                     ends.clients.push(at);
@@ -39,13 +41,13 @@ impl Ends {
 
 /// Whether a socket was accepted rather than connected: its port is listened on, or an entry or
 /// an IPVS service leads to it.
-fn accepted(index: &Index, namespace: &Namespace, socket: &Socket) -> bool {
+fn accepted(snapshot: &Snapshot, index: &Index, namespace: &Namespace, socket: &Socket) -> bool {
     let listened = namespace.listeners.iter().any(|listener| {
         listener.port() == socket.local.port()
             && (listener.ip().is_unspecified() || listener.ip() == socket.local.ip())
     });
     listened
-        || index.backs(&(socket.remote, socket.local)).next().is_some()
+        || index.backs(snapshot, &(socket.remote, socket.local)).next().is_some()
         || index
             .owners(socket.remote.ip())
             .iter()
@@ -91,11 +93,10 @@ impl<'a> Backends<'a> {
     /// with the client's own port. Nothing where there are several.
     pub(super) fn claim_forgotten(
         &mut self,
-        client: SocketRef,
+        client: SocketAddr,
         director: usize,
     ) -> Option<SocketRef> {
         let (snapshot, index) = (self.snapshot, self.index);
-        let client = socket(snapshot, client);
         let namespace = &snapshot.namespaces[director];
         let ends = self.ends;
         let by_port = self.by_port.get_or_insert_with(|| {
@@ -105,10 +106,9 @@ impl<'a> Backends<'a> {
             }
             map
         });
-        let mut fitting = by_port.get(&client.local.port())?.iter().copied().filter(|number| {
+        let mut fitting = by_port.get(&client.port())?.iter().copied().filter(|number| {
             let server = socket(snapshot, ends.servers[*number]);
-            let seen =
-                server.remote == client.local || namespace.addresses.contains(&server.remote.ip());
+            let seen = server.remote == client || namespace.addresses.contains(&server.remote.ip());
             let led = match &namespace.ipvs {
                 Some(_) => index.is_destination(director, server.local),
                 None => true,

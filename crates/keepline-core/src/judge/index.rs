@@ -2,9 +2,11 @@
 
 use std::{
     cell::OnceCell,
+    hash::BuildHasher,
     net::{IpAddr, SocketAddr},
 };
 
+use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
@@ -23,48 +25,46 @@ pub(super) struct EntryRef {
     pub entry: usize,
 }
 
-/// A map that seldom has more than one value for a key.
+/// Entries by a pair of addresses. Holds positions only: the addresses stand in the snapshot.
 #[derive(Debug)]
-struct Multi<K, V> {
-    first: FxHashMap<K, V>,
-    more: FxHashMap<K, Vec<V>>,
+struct ByPair {
+    table: HashTable<EntryRef>,
+    key: fn(&Entry) -> Pair,
 }
 
-impl<K: std::hash::Hash + Eq + Copy, V: Copy> Multi<K, V> {
-    fn new(capacity: usize) -> Self {
-        Self {
-            first: FxHashMap::with_capacity_and_hasher(capacity, rustc_hash::FxBuildHasher),
-            more: FxHashMap::default(),
-        }
+impl ByPair {
+    fn new(capacity: usize, key: fn(&Entry) -> Pair) -> Self {
+        Self { table: HashTable::with_capacity(capacity), key }
     }
 
-    fn insert(&mut self, key: K, value: V) {
-        match self.first.entry(key) {
-            std::collections::hash_map::Entry::Vacant(slot) => {
-                slot.insert(value);
-            }
-            std::collections::hash_map::Entry::Occupied(slot) => {
-                self.more.entry(*slot.key()).or_default().push(value);
-            }
-        }
+    fn insert(&mut self, snapshot: &Snapshot, at: EntryRef) {
+        let key = self.key;
+        let hash = |at: &EntryRef| hash(&key(entry(snapshot, *at)));
+        self.table.insert_unique(hash(&at), at, hash);
     }
 
-    fn get(&self, key: &K) -> impl Iterator<Item = V> + '_ {
-        self.first
-            .get(key)
-            .copied()
-            .into_iter()
-            .chain(self.more.get(key).into_iter().flatten().copied())
+    fn get<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        pair: &Pair,
+    ) -> impl Iterator<Item = EntryRef> + 'a {
+        let pair = *pair;
+        let found = self.table.iter_hash(hash(&pair)).copied();
+        found.filter(move |at| (self.key)(entry(snapshot, *at)) == pair)
     }
+}
+
+fn hash(pair: &Pair) -> u64 {
+    rustc_hash::FxBuildHasher.hash_one(pair)
 }
 
 /// All look-ups.
 #[derive(Debug)]
 pub(super) struct Index {
     /// Entries by what the client sent: client → server.
-    entries: Multi<Pair, EntryRef>,
+    entries: ByPair,
     /// Entries by what the backend sees: seen-as → backend.
-    backs: Multi<Pair, EntryRef>,
+    backs: ByPair,
     /// Who owns an address.
     owners: FxHashMap<IpAddr, Vec<usize>>,
     /// Who balances an address and port by an IPVS service of its own.
@@ -82,8 +82,11 @@ impl Index {
     pub(super) fn new(snapshot: &Snapshot) -> Self {
         let count = snapshot.entries();
         let mut index = Self {
-            entries: Multi::new(count),
-            backs: Multi::new(count),
+            entries: ByPair::new(count, |entry| (entry.client, entry.server)),
+            // Without SNAT the backend sees the client itself.
+            backs: ByPair::new(count, |entry| {
+                (entry.seen_as.unwrap_or(entry.client), entry.backend)
+            }),
             owners: FxHashMap::default(),
             services: FxHashMap::default(),
             translated: FxHashMap::default(),
@@ -107,23 +110,27 @@ impl Index {
                     let backends = service.destinations.iter().map(|backend| backend.address);
                     index.destinations.extend(backends.map(|backend| (at, backend)));
                 }
-                index.add_entries(at, Table::Ipvs, &ipvs.entries);
+                index.add_entries(snapshot, at, Table::Ipvs, &ipvs.entries);
             }
             if let Some(conntrack) = &namespace.conntrack {
-                index.add_entries(at, Table::Conntrack, &conntrack.entries);
+                index.add_entries(snapshot, at, Table::Conntrack, &conntrack.entries);
             }
         }
         index
     }
 
-    fn add_entries(&mut self, namespace: usize, table: Table, entries: &[Entry]) {
+    fn add_entries(
+        &mut self,
+        snapshot: &Snapshot,
+        namespace: usize,
+        table: Table,
+        entries: &[Entry],
+    ) {
         let mut last = None;
         for (number, entry) in entries.iter().enumerate() {
             let at = EntryRef { namespace, table, entry: number };
-            self.entries.insert((entry.client, entry.server), at);
-            // Without SNAT the backend sees the client itself.
-            let seen_as = entry.seen_as.unwrap_or(entry.client);
-            self.backs.insert((seen_as, entry.backend), at);
+            self.entries.insert(snapshot, at);
+            self.backs.insert(snapshot, at);
             if entry.backend != entry.server && last != Some(entry.server) {
                 last = Some(entry.server);
                 push(&mut self.translated, entry.server, namespace);
@@ -132,13 +139,21 @@ impl Index {
     }
 
     /// Entries for what a client sent.
-    pub(super) fn entries(&self, pair: &Pair) -> impl Iterator<Item = EntryRef> + '_ {
-        self.entries.get(pair)
+    pub(super) fn entries<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        pair: &Pair,
+    ) -> impl Iterator<Item = EntryRef> + 'a {
+        self.entries.get(snapshot, pair)
     }
 
     /// Entries for what a backend sees.
-    pub(super) fn backs(&self, pair: &Pair) -> impl Iterator<Item = EntryRef> + '_ {
-        self.backs.get(pair)
+    pub(super) fn backs<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        pair: &Pair,
+    ) -> impl Iterator<Item = EntryRef> + 'a {
+        self.backs.get(snapshot, pair)
     }
 
     /// Namespaces that have `address` as their own.

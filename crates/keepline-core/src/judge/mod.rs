@@ -9,11 +9,11 @@ mod ends;
 mod index;
 mod route;
 
-use std::time::Duration;
+use std::{cmp::Reverse, net::SocketAddr, time::Duration};
 
 use crate::{
     finding::{self, Finding},
-    session::{End, Keepalive, Session, SocketRef, Table, Verdict, Why},
+    session::{End, Session, SocketRef, Table, Verdict, Why},
     snapshot::{SecondLookResult, Snapshot, Timer},
 };
 use ends::{Backends, Ends};
@@ -78,16 +78,21 @@ pub struct Suspect {
     pub socket: SocketRef,
     /// Index of the namespace that should have an entry for it.
     pub director: usize,
+    /// From and to of what the director is sent on this session by the socket's side; behind
+    /// another director these are not the socket's own addresses.
+    pub pair: (SocketAddr, SocketAddr),
     /// Whether the socket is the backend's.
     pub backend_end: bool,
 }
 
-/// Sockets of which more must be known before they can be judged and shown.
+/// What must be known before sessions can be judged and shown.
 #[derive(Debug, Default)]
-pub struct Wanted {
-    /// Whose owner will be named.
+pub struct Questions {
+    /// Seem orphaned.
+    pub suspects: Vec<Suspect>,
+    /// Whose owner will be named, the most urgent first.
     pub processes: Vec<SocketRef>,
-    /// Whose keepalive settings decide the verdict.
+    /// On which a timer runs: their keepalive settings decide the verdict.
     pub keepalive: Vec<SocketRef>,
 }
 
@@ -97,12 +102,7 @@ pub fn judge(snapshot: &Snapshot, options: &Options) -> Judgement {
     let mut summary = Summary::default();
     let mut sessions = sessions(snapshot, options);
     sessions.iter().for_each(|session| summary.add(session.verdict));
-    // Most urgent first; addresses last so that the order is the same every time.
-    sessions.sort_unstable_by_key(|session| {
-        let left = session.orphaned_in.unwrap_or(Duration::MAX);
-        let idle = std::cmp::Reverse(session.idle);
-        (session.verdict, left, idle, session.client, session.server)
-    });
+    sessions.sort_unstable_by_key(urgency);
     let findings = finding::find(snapshot, &mut sessions);
     Judgement { sessions, findings, summary }
 }
@@ -110,36 +110,40 @@ pub fn judge(snapshot: &Snapshot, options: &Options) -> Judgement {
 /// The sessions of selected namespaces that seem orphaned: what the second look has to confirm.
 #[must_use]
 pub fn suspects(snapshot: &Snapshot) -> Vec<Suspect> {
-    sessions(snapshot, &Options::default())
-        .iter()
-        .filter(|session| session.why == Why::NotConfirmed)
-        .filter_map(|session| {
-            Some(Suspect {
-                socket: session.socket,
-                director: session.director?,
-                backend_end: session.end == End::Backend,
-            })
-        })
-        .collect()
+    questions(snapshot).suspects
 }
 
-/// The sockets of sessions through a director: their owners are named, and where a timer runs
-/// on them their keepalive settings decide.
+/// What a first look leaves open.
 #[must_use]
-pub fn wanted(snapshot: &Snapshot) -> Wanted {
-    let mut wanted = Wanted::default();
-    for session in sessions(snapshot, &Options::default()) {
-        if session.verdict == Verdict::Untracked {
-            continue;
-        }
-        wanted.processes.push(session.socket);
+pub fn questions(snapshot: &Snapshot) -> Questions {
+    let mut sessions = sessions(snapshot, &Options::default());
+    sessions.retain(|session| session.verdict != Verdict::Untracked);
+    sessions.sort_unstable_by_key(urgency);
+    let mut questions = Questions::default();
+    for session in sessions {
+        questions.processes.push(session.socket);
         for end in std::iter::once(session.socket).chain(session.other_end) {
             if index::socket(snapshot, end).timer != Timer::Off {
-                wanted.keepalive.push(end);
+                questions.keepalive.push(end);
             }
         }
+        if session.why == Why::NotConfirmed
+            && let (Some(director), Some(pair)) = (session.director, session.sent)
+        {
+            let backend_end = session.end == End::Backend;
+            let socket = session.socket;
+            questions.suspects.push(Suspect { socket, director, pair, backend_end });
+        }
     }
-    wanted
+    questions
+}
+
+/// Order of urgency; addresses last so that the order is the same every time.
+fn urgency(
+    session: &Session,
+) -> (Verdict, Duration, Reverse<Option<Duration>>, SocketAddr, SocketAddr) {
+    let left = session.orphaned_in.unwrap_or(Duration::MAX);
+    (session.verdict, left, Reverse(session.idle), session.client, session.server)
 }
 
 /// Every session of the selected namespaces.
@@ -150,14 +154,15 @@ fn sessions(snapshot: &Snapshot, options: &Options) -> Vec<Session> {
     let mut judged = Vec::with_capacity(ends.clients.len());
     let mut forgotten = Vec::new();
     for &at in &ends.clients {
-        let socket = index::socket(snapshot, at);
         match route::follow(snapshot, &index, at) {
             Route::Hops(hops) => {
                 let backend = backends.claim(&hops);
                 judged.push(clock::judge(snapshot, &index, at, backend, &hops, options));
             }
             // The backends of living sessions must be claimed before those of forgotten ones.
-            Route::Missing { director, table } => forgotten.push((at, director, table)),
+            Route::Missing { director, table, pair } => {
+                forgotten.push((at, Lost { director, table, pair }));
+            }
             Route::Direct => {
                 judged.push(plain(snapshot, at, Verdict::Untracked, Why::NoDirector));
             }
@@ -165,17 +170,16 @@ fn sessions(snapshot: &Snapshot, options: &Options) -> Vec<Session> {
             Route::Unreadable { director } => {
                 let mut session = plain(snapshot, at, Verdict::Unknown, Why::Unreadable);
                 session.director = Some(director);
-                session.keepalive = clock::keepalive(socket);
                 judged.push(session);
             }
         }
     }
-    for (at, director, table) in forgotten {
-        let Some(mut session) = missing(snapshot, &index, at, director, table, End::Client) else {
+    for (at, lost) in forgotten {
+        let Some(mut session) = missing(snapshot, &index, at, lost, End::Client) else {
             continue;
         };
         if session.verdict != Verdict::Untracked {
-            session.other_end = backends.claim_forgotten(at, director);
+            session.other_end = backends.claim_forgotten(lost.pair.0, lost.director);
             session.backend = session.other_end.map(|end| index::socket(snapshot, end).local);
         }
         judged.push(session);
@@ -185,8 +189,9 @@ fn sessions(snapshot: &Snapshot, options: &Options) -> Vec<Session> {
             Route::Hops(hops) => {
                 judged.push(clock::judge_from_backend(snapshot, &index, at, &hops, options));
             }
-            Route::Missing { director, table } => {
-                judged.extend(missing(snapshot, &index, at, director, table, End::Backend));
+            Route::Missing { director, table, pair } => {
+                let lost = Lost { director, table, pair };
+                judged.extend(missing(snapshot, &index, at, lost, End::Backend));
             }
             Route::Direct | Route::Ambiguous | Route::Unreadable { .. } => {}
         }
@@ -216,23 +221,31 @@ fn plain(snapshot: &Snapshot, at: SocketRef, verdict: Verdict, why: Why) -> Sess
         other_end: None,
         state: socket.state,
         director: None,
+        sent: None,
         table: None,
         entry: None,
         idle: socket.idle,
         orphaned_in: None,
-        keepalive: Keepalive::Off,
+        keepalive: clock::keepalive(socket),
         findings: Vec::new(),
     }
 }
 
-/// A session without an entry at `director`, which should have one. None if its socket has
+/// The entry that is not there: where it should be, and for which addresses.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    director: usize,
+    table: Table,
+    pair: index::Pair,
+}
+
+/// A session without an entry at the director that should have one. None if its socket has
 /// closed since.
 fn missing(
     snapshot: &Snapshot,
     index: &Index,
     at: SocketRef,
-    director: usize,
-    table: Table,
+    lost: Lost,
     end: End,
 ) -> Option<Session> {
     let socket = index::socket(snapshot, at);
@@ -253,9 +266,9 @@ fn missing(
         session.backend = Some(socket.local);
     }
     if verdict != Verdict::Untracked {
-        session.director = Some(director);
-        session.table = Some(table);
-        session.keepalive = clock::keepalive(socket);
+        session.director = Some(lost.director);
+        session.table = Some(lost.table);
+        session.sent = Some(lost.pair);
     }
     Some(session)
 }

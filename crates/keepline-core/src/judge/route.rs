@@ -33,6 +33,8 @@ pub(super) enum Route {
         director: usize,
         /// The table that should have the entry.
         table: Table,
+        /// What the director is sent: the addresses the entry would have.
+        pair: Pair,
     },
     /// Through no director.
     Direct,
@@ -78,7 +80,7 @@ pub(super) fn follow(snapshot: &Snapshot, index: &Index, at: SocketRef) -> Route
     let mut pair = (client.local, client.remote);
     let mut hops: Vec<Hop> = Vec::new();
     while hops.len() < MAX_HOPS {
-        match next_hop(index, &pair, here, &hops) {
+        match next_hop(snapshot, index, &pair, here, &hops) {
             Found::One(hop) => {
                 let entry = hop.entry(snapshot);
                 hops.push(hop);
@@ -92,7 +94,7 @@ pub(super) fn follow(snapshot: &Snapshot, index: &Index, at: SocketRef) -> Route
             Found::Several => return Route::Ambiguous,
             Found::None => match expected(snapshot, index, &pair, here, client.state) {
                 Expected::Nobody => break,
-                Expected::One(director, table) => return missing(snapshot, director, table),
+                Expected::One(director, table) => return missing(snapshot, director, table, pair),
                 Expected::Several => {
                     return if hops.is_empty() { Route::Ambiguous } else { Route::Hops(hops) };
                 }
@@ -108,7 +110,7 @@ pub(super) fn follow_back(snapshot: &Snapshot, index: &Index, at: SocketRef) -> 
     let mut pair = (server.remote, server.local);
     let mut hops: Vec<Hop> = Vec::new();
     while hops.len() < MAX_HOPS {
-        match gather(index.backs(&pair), usize::MAX, &hops) {
+        match gather(index.backs(snapshot, &pair), usize::MAX, &hops) {
             Found::One(hop) => {
                 let entry = hop.entry(snapshot);
                 pair = (entry.client, entry.server);
@@ -132,7 +134,8 @@ pub(super) fn follow_back(snapshot: &Snapshot, index: &Index, at: SocketRef) -> 
         (None, _) => Route::Direct,
         (Some(director), None) => {
             let by_ipvs = index.is_destination(director, server.local);
-            missing(snapshot, director, if by_ipvs { Table::Ipvs } else { Table::Conntrack })
+            let table = if by_ipvs { Table::Ipvs } else { Table::Conntrack };
+            missing(snapshot, director, table, (server.local, server.remote))
         }
         (Some(_), Some(_)) => Route::Ambiguous,
     }
@@ -144,11 +147,13 @@ enum Found {
     Several,
 }
 
-fn next_hop(index: &Index, pair: &Pair, here: usize, hops: &[Hop]) -> Found {
-    match gather(index.entries(pair), here, hops) {
+fn next_hop(snapshot: &Snapshot, index: &Index, pair: &Pair, here: usize, hops: &[Hop]) -> Found {
+    match gather(index.entries(snapshot, pair), here, hops) {
         // The same addresses in two networks: the one that owns the virtual address decides.
         Found::Several => gather(
-            index.entries(pair).filter(|at| index.owners(pair.1.ip()).contains(&at.namespace)),
+            index
+                .entries(snapshot, pair)
+                .filter(|at| index.owners(pair.1.ip()).contains(&at.namespace)),
             here,
             hops,
         ),
@@ -229,8 +234,8 @@ fn expected(
         if owner == here {
             continue;
         }
-        // Where the marks could not be read, owning the VIP and balancing by marks must do.
-        let guessed = namespace.marks.is_empty() && namespace.ipvs.as_ref().is_some_and(by_mark);
+        // Where no mark of its services could be read, owning the VIP and balancing by marks must do.
+        let guessed = namespace.ipvs.as_ref().is_some_and(|ipvs| by_unseen_mark(namespace, ipvs));
         if guessed || marks(namespace, server, false) {
             directors.add(owner, Table::Ipvs);
         }
@@ -260,7 +265,7 @@ fn expected(
     }
 }
 
-fn missing(snapshot: &Snapshot, director: usize, table: Table) -> Route {
+fn missing(snapshot: &Snapshot, director: usize, table: Table, pair: Pair) -> Route {
     let namespace = &snapshot.namespaces[director];
     let unreadable = match table {
         Table::Conntrack => {
@@ -268,7 +273,11 @@ fn missing(snapshot: &Snapshot, director: usize, table: Table) -> Route {
         }
         Table::Ipvs => !remembers(namespace),
     };
-    if unreadable { Route::Unreadable { director } } else { Route::Missing { director, table } }
+    if unreadable {
+        Route::Unreadable { director }
+    } else {
+        Route::Missing { director, table, pair }
+    }
 }
 
 /// Whether the absence of an entry in this IPVS namespace says anything: the table was read, or
@@ -299,8 +308,18 @@ fn marks(namespace: &Namespace, server: SocketAddr, own: bool) -> bool {
     })
 }
 
-fn by_mark(ipvs: &Ipvs) -> bool {
-    ipvs.services.iter().any(|service| matches!(service.id, ServiceId::Fwmark(_)))
+/// Whether it balances by marks, and no rule that sets one of them was seen.
+fn by_unseen_mark(namespace: &Namespace, ipvs: &Ipvs) -> bool {
+    let mut wanted = ipvs.services.iter().filter_map(|service| match service.id {
+        ServiceId::Fwmark(mark) => Some(mark),
+        _ => None,
+    });
+    let seen = |mark: u32| namespace.marks.iter().any(|rule| rule.mark == mark);
+    let mut any = false;
+    wanted.all(|mark| {
+        any = true;
+        !seen(mark)
+    }) && any
 }
 
 fn listens(namespace: &Namespace, server: SocketAddr) -> bool {

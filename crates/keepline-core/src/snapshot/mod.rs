@@ -3,6 +3,7 @@
 
 mod capture;
 mod tables;
+pub mod topology;
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +18,7 @@ pub use tables::{
     Conntrack, ConntrackTimeouts, Destination, Entry, EntryState, Forwarding, Ipvs, Listing,
     Service, ServiceId, Timeouts,
 };
+pub use topology::Topology;
 
 use crate::duration::seconds;
 
@@ -38,6 +40,9 @@ pub struct Snapshot {
     pub namespaces: Vec<Namespace>,
     /// The second look at sessions that seemed orphaned.
     pub second_look: Vec<SecondLook>,
+    /// What the Engine told, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub topology: Option<Topology>,
     /// What could not be seen.
     pub incomplete: Vec<Incomplete>,
 }
@@ -179,6 +184,9 @@ pub struct Socket {
     pub heard: Option<Duration>,
     /// The kernel's identity of the socket, never reused.
     pub cookie: u64,
+    /// Interface it is bound to; 0 = none.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub interface: u32,
     /// Inode; 0 when no process holds it any more.
     pub inode: u32,
     /// Read from the socket itself, where that was worth it and allowed.
@@ -221,6 +229,11 @@ pub struct Incomplete {
     pub why: String,
     /// The way out, where there is one.
     pub help: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Snapshot {

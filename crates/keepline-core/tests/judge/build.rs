@@ -36,6 +36,7 @@ pub fn socket(local: &str, remote: &str, idle: u64) -> Socket {
         idle: Some(seconds(idle)),
         heard: Some(seconds(idle)),
         cookie: u64::from(local.port()),
+        interface: 0,
         inode: u32::from(local.port()),
         keepalive: None,
     }
@@ -111,6 +112,7 @@ pub fn snapshot(namespaces: Vec<Namespace>) -> Snapshot {
         kernel: "6.1.0".to_owned(),
         namespaces,
         second_look: Vec::new(),
+        topology: None,
         incomplete: Vec::new(),
     }
 }

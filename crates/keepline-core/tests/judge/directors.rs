@@ -242,6 +242,8 @@ fn published_port_is_followed_through_two_directors() {
     assert_eq!(session.orphaned_in, Some(seconds(700)));
 
     let mut snapshot = published(false);
+    let second_hop = (address("172.18.0.1:40000"), address("172.18.0.2:8080"));
+    assert_eq!(suspects(&snapshot)[0].pair, second_hop, "asked for what it is sent");
     look_again(&mut snapshot, SecondLookResult::Confirmed);
     let session = only(&snapshot);
     assert_eq!((session.verdict, session.director), (Verdict::Orphaned, Some(DIRECTOR)));

@@ -1,0 +1,8 @@
+//! The real client against a false Engine on a socket.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod fake;
+mod newer;
+//mod recorded;
+mod trouble;

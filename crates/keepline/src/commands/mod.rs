@@ -1,0 +1,16 @@
+//! One file for each command. Each returns the exit status, or an error for exit status 2.
+
+pub mod capture;
+pub mod check;
+pub mod explain;
+pub mod generate;
+pub mod timeouts;
+mod watch;
+
+use anyhow::anyhow;
+
+/// `keepline lab …`
+pub fn lab(args: keepline_lab::cli::LabArgs) -> anyhow::Result<u8> {
+    let status = keepline_lab::cli::main(args).map_err(|error| anyhow!("{error}"))?;
+    Ok(u8::try_from(status).unwrap_or(1))
+}

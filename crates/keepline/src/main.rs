@@ -1,0 +1,46 @@
+//! The `keepline` program: arguments in, words out. What it knows comes from `keepline-node`,
+//! what that means from `keepline-core`.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod fault;
+mod output;
+mod plugin;
+mod select;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use args::{Args, Command};
+use plugin::Call;
+
+fn main() -> ExitCode {
+    let status = match plugin::call(std::env::args_os()) {
+        Call::Metadata => output::print(&plugin::metadata()),
+        Call::Run { name, arguments } => {
+            let command = Args::command().bin_name(name);
+            let mut matches = command.get_matches_from(arguments);
+            match Args::from_arg_matches_mut(&mut matches) {
+                Ok(args) => run(args.command),
+                Err(error) => error.exit(),
+            }
+        }
+    };
+    ExitCode::from(status.unwrap_or_else(|error| {
+        fault::report(&error);
+        2
+    }))
+}
+
+fn run(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Check(args) => commands::check::run(&args),
+        Command::Explain(args) => commands::explain::run(&args),
+        Command::Timeouts(args) => commands::timeouts::run(&args),
+        Command::Capture(args) => commands::capture::run(&args),
+        Command::Lab(args) => commands::lab(args),
+        Command::Gen(args) => commands::generate::run(&args),
+    }
+}

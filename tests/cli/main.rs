@@ -1,0 +1,11 @@
+//! The program as a user meets it: recorded snapshots in, words and exit statuses out.
+//!
+//! Expected texts are in `expected/`. After a wanted change of words: `SNAPSHOTS=overwrite cargo
+//! test -p keepline --test cli`, and read the difference.
+
+mod bad_input;
+mod contract;
+mod files;
+mod help;
+mod human;
+mod run;

@@ -34,33 +34,35 @@ suite=${KEEPLINE_GUEST_SUITE:-${release:-$own_release}}
 packages=docker.io,iproute2,ipvsadm,conntrack,iptables,nftables,kmod,procps,python3
 packages+=,ca-certificates,busybox-static,curl,tcpdump${extra:+,$extra}
 
-# --- what this machine needs ---------------------------------------------------------
+# --- is it there already? ------------------------------------------------------------
 
 [ "$(dpkg --print-architecture)" = amd64 ] || die "needs an amd64 machine"
-missing=()
-for need in qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs \
-            xz:xz-utils zstd:zstd; do
-  command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
-done
-if [ ${#missing[@]} -gt 0 ]; then
-  [ "$(id -u)" = 0 ] || die "needs root to install ${missing[*]}"
-  say "installing on this machine: ${missing[*]}"
-  { apt-get update -q && DEBIAN_FRONTEND=noninteractive \
-      apt-get install -y -q --no-install-recommends "${missing[@]}"; } >&2
-fi
-
-# --- the cache -----------------------------------------------------------------------
-
+tools_missing() {
+  missing=()
+  for need in qemu-system-x86_64:qemu-system-x86 debootstrap:debootstrap mke2fs:e2fsprogs \
+              xz:xz-utils zstd:zstd; do
+    command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
+  done
+  [ ${#missing[@]} -gt 0 ]
+}
 key=$( { sha256sum <"$here/build-image.sh"
          for file in "$here"/guest/*; do basename "$file"; sha256sum <"$file"; done
          echo "$distro $suite"; } | sha256sum | cut -c1-16)
 mkdir -p "$cache"; cache=$(realpath "$cache"); image="$cache/image-$key"
-if [ -d "$image" ]; then echo "$image"; exit; fi
-[ "$(id -u)" = 0 ] || die "needs root to build (debootstrap)"
+answer_if_there() { if [ -d "$image" ] && ! tools_missing; then echo "$image"; exit; fi; }
 
+answer_if_there
+[ "$(id -u)" = 0 ] || die "needs root: to install tools, and for debootstrap"
 exec 9>"$cache/lock"
 flock -n 9 || { say "another build is running, waiting for it"; flock 9; }
-if [ -d "$image" ]; then echo "$image"; exit; fi
+answer_if_there
+
+if tools_missing; then
+  say "installing on this machine: ${missing[*]}"
+  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+      --no-install-recommends -o DPkg::Lock::Timeout=120 "${missing[@]}"; } >&2 9>&-
+fi
+answer_if_there
 
 rm -rf --one-file-system "$cache"/build.*          # left by a run that was killed
 work=$(mktemp -d "$cache/build.XXXXXX"); root=$work/root
@@ -68,8 +70,10 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 trap 'exit 130' INT TERM HUP
 mkdir -p "$work/image"
 
-# Mounts that debootstrap and chroot make vanish with the process, however it ends.
-alone() { unshare --mount --propagation private "$@" 9>&-; }
+# Mounts and processes of debootstrap vanish when it ends, and when this script is killed.
+alone() {
+  setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child "$@" 9>&-
+}
 
 logged() {  # logged WHAT COMMAND…: shows the log's tail only when it fails
   local what=$1 log; shift; log=$work/$(basename "$1").log

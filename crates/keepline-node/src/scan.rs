@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, path::Path, sync::OnceLock};
 
-use keepline_core::snapshot::{Incomplete, Namespace, Socket, TcpState, Timer};
+use keepline_core::snapshot::{Incomplete, LinkAddress, Namespace, Socket, TcpState, Timer};
 use keepline_kernel::{
     Error,
     netlink::{Event, Protocol, Socket as Netlink},
@@ -72,6 +72,10 @@ fn look(place: &Place, kernel_lists_fast: bool) -> Found {
             false
         }
     };
+    match links() {
+        Ok(links) => (found.namespace.links, found.namespace.neighbours) = links,
+        Err(error) => found.missed("links", &error),
+    }
     // Two walks over large tables, side by side.
     std::thread::scope(|scope| {
         let reading = has_sockets().then(|| scope.spawn(sockets));
@@ -110,6 +114,36 @@ fn addresses() -> Result<Vec<IpAddr>, Error> {
         Ok(())
     })?;
     Ok(addresses)
+}
+
+/// Ethernet addresses of the namespace's links, and of its neighbours.
+type Links = (Vec<LinkAddress>, Vec<(IpAddr, LinkAddress)>);
+
+fn links() -> Result<Links, Error> {
+    let netlink = Netlink::open(Protocol::Route)?;
+    let (mut links, mut neighbours) = (Vec::new(), Vec::new());
+    netlink.dump("list links", &rtnl::dump_links(1), |event| {
+        match event {
+            Event::Start => links.clear(),
+            Event::Message(message) if message.kind == rtnl::RTM_NEWLINK => {
+                // Loopback has the address zero.
+                links.extend(rtnl::parse_link(message.payload)?.filter(|link| *link != [0; 6]));
+            }
+            Event::Message(_) => {}
+        }
+        Ok(())
+    })?;
+    netlink.dump("list neighbours", &rtnl::dump_neighbours(2), |event| {
+        match event {
+            Event::Start => neighbours.clear(),
+            Event::Message(message) if message.kind == rtnl::RTM_NEWNEIGH => {
+                neighbours.extend(rtnl::parse_neighbour(message.payload)?);
+            }
+            Event::Message(_) => {}
+        }
+        Ok(())
+    })?;
+    Ok((links, neighbours))
 }
 
 /// Whether the namespace has nat chains: of nftables, or of the old iptables.

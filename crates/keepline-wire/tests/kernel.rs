@@ -168,11 +168,11 @@ fn destroy_aborts_the_session() {
     match ask(Some(netlink::SOCK_DIAG), &sock_diag::destroy(local, remote, Some(cookie), 2)) {
         Ok(_) => {}
         Err(errno) if errno == rustix::io::Errno::PERM.raw_os_error() => {
-            eprintln!("SKIP destroy_aborts_the_session: needs CAP_NET_ADMIN");
+            eprintln!("SKIP: destroy_aborts_the_session: needs CAP_NET_ADMIN");
             return;
         }
         Err(errno) if errno == rustix::io::Errno::OPNOTSUPP.raw_os_error() => {
-            eprintln!("SKIP destroy_aborts_the_session: kernel without CONFIG_INET_DIAG_DESTROY");
+            eprintln!("SKIP: destroy_aborts_the_session: kernel without CONFIG_INET_DIAG_DESTROY");
             return;
         }
         Err(errno) => panic!("errno {errno}"),
@@ -188,4 +188,17 @@ fn addresses_of_loopback() {
         answers.iter().map(|answer| rtnl::parse_address(answer).unwrap()).collect();
     let lo = addresses.iter().find(|a| a.ip == IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
     assert_eq!((lo.prefix_len, lo.interface, lo.scope), (8, 1, 254));
+}
+
+#[test]
+fn links_and_neighbours_are_listed() {
+    let links: Vec<_> = ask(None, &rtnl::dump_links(1))
+        .unwrap()
+        .iter()
+        .map(|answer| rtnl::parse_link(answer).unwrap())
+        .collect();
+    assert!(links.contains(&Some([0; 6])), "loopback: {links:?}");
+    for answer in ask(None, &rtnl::dump_neighbours(2)).unwrap() {
+        rtnl::parse_neighbour(&answer).unwrap();
+    }
 }

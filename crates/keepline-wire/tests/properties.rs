@@ -30,6 +30,8 @@ fn read_all(bytes: &[u8]) {
     let _ = sock_diag::parse(bytes);
     let _ = sock_diag::TcpInfo::parse(bytes);
     let _ = rtnl::parse_address(bytes);
+    let _ = rtnl::parse_link(bytes);
+    let _ = rtnl::parse_neighbour(bytes);
     let _ = nftables::parse_chain(bytes);
     for message in nl::messages(bytes).flatten() {
         let _ = message.status();

@@ -11,7 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
     session::{SocketRef, Table},
-    snapshot::{Entry, SecondLookResult, ServiceId, Snapshot, Socket},
+    snapshot::{Entry, LinkAddress, SecondLookResult, ServiceId, Snapshot, Socket},
 };
 
 /// From and to of a packet.
@@ -67,6 +67,10 @@ pub(super) struct Index {
     backs: ByPair,
     /// Who owns an address.
     owners: FxHashMap<IpAddr, Vec<usize>>,
+    /// Who has an Ethernet address.
+    links: FxHashMap<LinkAddress, Vec<usize>>,
+    /// Which Ethernet address a namespace sends to for an address.
+    neighbours: FxHashMap<(usize, IpAddr), LinkAddress>,
     /// Who balances an address and port by an IPVS service of its own.
     services: FxHashMap<SocketAddr, Vec<usize>>,
     /// Who has translated an address and port for others.
@@ -88,6 +92,8 @@ impl Index {
                 (entry.seen_as.unwrap_or(entry.client), entry.backend)
             }),
             owners: FxHashMap::default(),
+            links: FxHashMap::default(),
+            neighbours: FxHashMap::default(),
             services: FxHashMap::default(),
             translated: FxHashMap::default(),
             destinations: FxHashSet::default(),
@@ -102,6 +108,11 @@ impl Index {
             for address in &namespace.addresses {
                 push(&mut index.owners, *address, at);
             }
+            for link in &namespace.links {
+                push(&mut index.links, *link, at);
+            }
+            let neighbours = namespace.neighbours.iter();
+            index.neighbours.extend(neighbours.map(|(address, link)| ((at, *address), *link)));
             if let Some(ipvs) = &namespace.ipvs {
                 for service in &ipvs.services {
                     if let ServiceId::Tcp(address) = service.id {
@@ -159,6 +170,13 @@ impl Index {
     /// Namespaces that have `address` as their own.
     pub(super) fn owners(&self, address: IpAddr) -> &[usize] {
         self.owners.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether packets from `here` to `address` may go to `namespace`: addresses of different
+    /// networks may overlap, but on the link one answers. What is not known rules nothing out.
+    pub(super) fn answers(&self, here: usize, address: IpAddr, namespace: usize) -> bool {
+        let answering = self.neighbours.get(&(here, address)).and_then(|link| self.links.get(link));
+        namespace == here || answering.is_none_or(|owners| owners.contains(&namespace))
     }
 
     /// Namespaces with an IPVS service of this address.

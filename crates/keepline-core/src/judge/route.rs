@@ -148,12 +148,13 @@ enum Found {
 }
 
 fn next_hop(snapshot: &Snapshot, index: &Index, pair: &Pair, here: usize, hops: &[Hop]) -> Found {
-    match gather(index.entries(snapshot, pair), here, hops) {
+    let answering = || {
+        index.entries(snapshot, pair).filter(|at| index.answers(here, pair.1.ip(), at.namespace))
+    };
+    match gather(answering(), here, hops) {
         // The same addresses in two networks: the one that owns the virtual address decides.
         Found::Several => gather(
-            index
-                .entries(snapshot, pair)
-                .filter(|at| index.owners(pair.1.ip()).contains(&at.namespace)),
+            answering().filter(|at| index.owners(pair.1.ip()).contains(&at.namespace)),
             here,
             hops,
         ),
@@ -221,8 +222,9 @@ fn expected(
     state: TcpState,
 ) -> Expected {
     let server = pair.1;
+    let answers = |namespace: usize| index.answers(here, server.ip(), namespace);
     let mut directors = Directors::default();
-    for &namespace in index.services(&server) {
+    for &namespace in index.services(&server).iter().filter(|at| answers(**at)) {
         directors.add(namespace, Table::Ipvs);
     }
     // The old layout: marked and balanced in the client's own namespace, which does not own the VIP.
@@ -231,7 +233,7 @@ fn expected(
     }
     for &owner in index.owners(server.ip()) {
         let namespace = &snapshot.namespaces[owner];
-        if owner == here {
+        if owner == here || !answers(owner) {
             continue;
         }
         // Where no mark of its services could be read, owning the VIP and balancing by marks must do.
@@ -240,7 +242,7 @@ fn expected(
             directors.add(owner, Table::Ipvs);
         }
     }
-    for &namespace in index.translators(&server) {
+    for &namespace in index.translators(&server).iter().filter(|at| answers(**at)) {
         directors.add(namespace, Table::Conntrack);
     }
     // A client whose server has closed may keep its socket (CLOSE_WAIT) long after the server's
@@ -248,7 +250,8 @@ fn expected(
     if directors.0.is_empty() && state == TcpState::Established {
         for &owner in index.owners(server.ip()) {
             let namespace = &snapshot.namespaces[owner];
-            if owner != here && translates(namespace) && !listens(namespace, server) {
+            let may = owner != here && answers(owner);
+            if may && translates(namespace) && !listens(namespace, server) {
                 directors.add(owner, Table::Conntrack);
             }
         }

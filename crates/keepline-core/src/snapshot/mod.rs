@@ -63,6 +63,12 @@ pub struct Namespace {
     pub container: Option<Container>,
     /// Its own addresses, loopback left out.
     pub addresses: Vec<IpAddr>,
+    /// Ethernet addresses of its links, where it may be a director.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub links: Vec<LinkAddress>,
+    /// Who answers for which address on its links.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub neighbours: Vec<(IpAddr, LinkAddress)>,
     /// Whether address translation is set up in it (nat chains of nftables or iptables).
     pub translates: bool,
     /// Marks that netfilter sets here, by which IPVS knows what to balance.
@@ -82,6 +88,9 @@ pub struct Namespace {
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub processes: BTreeMap<u32, Process>,
 }
+
+/// An Ethernet address.
+pub type LinkAddress = [u8; 6];
 
 /// A rule that marks packets to an address or port: `iptables -t mangle … -j MARK`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -148,6 +148,21 @@ fn nat_director_is_told_by_its_entry_and_missed_without() {
 }
 
 #[test]
+fn other_directors_entries_do_not_hide_the_one_that_forgot() {
+    let mut snapshot = nat(None);
+    let mut twin = snapshot.namespaces[DIRECTOR].clone();
+    twin.inode = 22;
+    twin.links = vec![[2, 0, 0, 0, 0, 2]];
+    let mut others = entry(800);
+    others.client = address("10.0.1.9:1");
+    twin.conntrack.as_mut().unwrap().entries.push(others);
+    snapshot.namespaces.push(twin);
+    snapshot.namespaces[DIRECTOR].links = vec![[2, 0, 0, 0, 0, 1]];
+    snapshot.namespaces[CLIENT].neighbours = vec![(address(VIP).ip(), [2, 0, 0, 0, 0, 1])];
+    assert_eq!(suspects(&snapshot)[0].director, DIRECTOR);
+}
+
+#[test]
 fn namespace_without_conntrack_proves_nothing() {
     let mut snapshot = nat(None);
     snapshot.namespaces[DIRECTOR].conntrack = None;
@@ -201,7 +216,18 @@ fn overlapping_addresses_are_told_by_the_entry_or_not_at_all() {
     assert_eq!(judgement.sessions[0].verdict, Verdict::Unknown);
     assert!(judgement.findings.iter().any(|finding| finding.code == Code::AMBIGUOUS));
 
+    // On the link one of them answers.
+    snapshot.namespaces[DIRECTOR].links = vec![[2, 0, 0, 0, 0, 1]];
+    snapshot.namespaces[3].links = vec![[2, 0, 0, 0, 0, 2]];
+    for (link, director) in [([2, 0, 0, 0, 0, 1], DIRECTOR), ([2, 0, 0, 0, 0, 2], 3)] {
+        snapshot.namespaces[CLIENT].neighbours = vec![(address(VIP).ip(), link)];
+        assert_eq!(suspects(&snapshot)[0].director, director);
+    }
+    // An entry of the other's, for the same addresses, is not this session's.
     tables(&mut snapshot).entries.push(entry(800));
+    assert_eq!(suspects(&snapshot)[0].director, 3);
+
+    snapshot.namespaces[CLIENT].neighbours.clear();
     let session = only(&snapshot);
     assert_eq!((session.verdict, session.director), (Verdict::AtRisk, Some(DIRECTOR)));
 }

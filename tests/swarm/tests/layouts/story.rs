@@ -121,7 +121,8 @@ for _ in range(int(sys.argv[3])):
 print("connected", flush=True)
 time.sleep(300)
 END
-in_ns $client python3 /run/fresh.py $vip $port $fresh >/run/fresh.out 2>/run/fresh.err &
+(exec nsenter --net=/run/netns/$client python3 /run/fresh.py $vip $port $fresh) \
+  >/run/fresh.out 2>/run/fresh.err &
 echo $! >/run/fresh.pid
 for try in $(seq 100); do grep -q connected /run/fresh.out && break; sleep 0.1; done
 grep -q connected /run/fresh.out || { cat /run/fresh.err >&2; exit 1; }
@@ -179,7 +180,8 @@ impl Story {
         let write = guest.ok(&format!("/payload/keepline lab write --name {layout} -o json"))?;
         let left = guest.ok(&format!(
             "kill $(cat /run/fresh.pid); /payload/keepline lab down --name {layout} >&2
-             ls /run/netns 2>/dev/null | grep kl-{layout}-; pgrep -fa 'lab peer'; true"
+             for try in $(seq 20); do pgrep fresh.py -f >/dev/null || break; sleep 0.1; done
+             ls -A /run/netns; lsns -t net -n -o PID,COMMAND | grep -v '^ *1 '; true"
         ))?;
         let write = serde_json::from_str(&write).unwrap_or_else(|error| panic!("{error}: {write}"));
         Ok(Self { lab, before, after, write, left })

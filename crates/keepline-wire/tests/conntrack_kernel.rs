@@ -2,7 +2,9 @@
 //! network namespace of its own, where no rule and no traffic is needed for that.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::process::Command;
+#[path = "common/unshared.rs"]
+mod unshared;
+
 use std::time::Duration;
 
 use keepline_wire::conntrack::{
@@ -15,38 +17,14 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
-/// The part in the namespace, and what it prints where the kernel lacks something.
-const INNER: &str = "in_a_namespace_of_its_own";
+/// What is printed where the kernel lacks something.
 const UNABLE: &str = "kernel without";
 
 #[test]
 fn entries_live_and_die() {
-    let output = Command::new("unshare")
-        .args(["--map-root-user", "--net"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture", INNER])
-        .output();
-    let why = match output {
-        Err(error) => format!("unshare(1): {error}"),
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stdout).into_owned()
-                + &String::from_utf8_lossy(&output.stderr);
-            match text.lines().find(|line| line.starts_with("unshare:") || line.contains(UNABLE)) {
-                Some(line) => line.to_owned(),
-                None => {
-                    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-                    return;
-                }
-            }
-        }
-    };
-    eprintln!("SKIP: {why}");
-    assert!(std::env::var_os("CI").is_none(), "skipped in CI: {why}");
-}
-
-#[test]
-#[ignore = "run by entries_live_and_die, in a network namespace of its own"]
-fn in_a_namespace_of_its_own() {
+    if !unshared::inside("entries_live_and_die", UNABLE) {
+        return;
+    }
     for (original, backend, peer) in [
         (["10.0.1.6:40001", "10.0.1.2:7000"], "10.0.1.4:7001", "10.0.1.9:40001"),
         (["[fd00::6]:40001", "[fd00::2]:7000"], "[fd00::4]:7001", "[fd00::9]:40001"),

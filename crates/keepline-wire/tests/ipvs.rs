@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
+#[path = "common/damage.rs"]
+mod damage;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -417,16 +419,8 @@ proptest! {
 
     #[test]
     fn damaged_messages_never_panic(
-        name in proptest::sample::select(&FIXTURES[..]),
-        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
-        end: prop::sample::Index,
+        bytes in damage::damaged(&FIXTURES),
     ) {
-        let mut bytes = fixture(name);
-        for (index, value) in changes {
-            let at = index.index(bytes.len());
-            bytes[at] = value;
-        }
-        bytes.truncate(end.index(bytes.len() + 1));
         read_all(&bytes);
     }
 }

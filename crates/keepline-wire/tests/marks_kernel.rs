@@ -2,6 +2,9 @@
 //! namespace of its own.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "common/unshared.rs"]
+mod unshared;
+
 use std::process::Command;
 
 use keepline_wire::nftables::{NEW_RULE, Rule, dump_rules, parse_rule};
@@ -10,8 +13,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
-/// The part in the namespace, and what it prints where a program or the kernel is missing.
-const INNER: &str = "in_a_namespace_of_its_own";
+/// What is printed where a program or the kernel is missing.
 const UNABLE: &str = "cannot set rules";
 
 /// What iptables-nft is given (`6`: ip6tables-nft), and what is to be read.
@@ -83,32 +85,9 @@ const NFT: [(&str, &str); 16] = [
 
 #[test]
 fn rules_as_programs_write_them() {
-    let output = Command::new("unshare")
-        .args(["--map-root-user", "--net"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture", INNER])
-        .output();
-    let why = match output {
-        Err(error) => format!("unshare(1): {error}"),
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stdout).into_owned()
-                + &String::from_utf8_lossy(&output.stderr);
-            match text.lines().find(|line| line.starts_with("unshare:") || line.contains(UNABLE)) {
-                Some(line) => line.to_owned(),
-                None => {
-                    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-                    return;
-                }
-            }
-        }
-    };
-    eprintln!("SKIP: {why}");
-    assert!(std::env::var_os("CI").is_none(), "skipped in CI: {why}");
-}
-
-#[test]
-#[ignore = "run by rules_as_programs_write_them, in a network namespace of its own"]
-fn in_a_namespace_of_its_own() {
+    if !unshared::inside("rules_as_programs_write_them", UNABLE) {
+        return;
+    }
     for table in ["ip", "inet"] {
         let script = format!(
             "table {table} kl {{ chain c {{ type filter hook input priority -150; policy accept; }}; }}"

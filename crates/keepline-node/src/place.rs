@@ -27,14 +27,31 @@ pub(crate) struct Place {
 pub(crate) fn all() -> Result<Vec<Place>, Error> {
     let proc = Path::new(PROC);
     let own = namespaces::identify(&proc.join("self/ns/net"))?;
-    let host = namespaces::identify(&proc.join("1/ns/net")).ok();
+    let host = host(proc);
     let found = namespaces::discover(proc)?;
-    Ok(found.into_iter().map(|namespace| describe(proc, namespace, own, host)).collect())
+    Ok(found.into_iter().map(|namespace| describe(proc, namespace, own, host.as_ref())).collect())
 }
 
-fn describe(proc: &Path, namespace: namespaces::Namespace, own: u64, host: Option<u64>) -> Place {
+/// The host's namespace, with a way to it: that of init, or where init may not be looked into
+/// that of the first kernel thread.
+fn host(proc: &Path) -> Option<(u64, PathBuf)> {
+    let at = |pid: u32| {
+        let path = proc.join(format!("{pid}/ns/net"));
+        Some((namespaces::identify(&path).ok()?, path))
+    };
+    let first_thread = || procfs::command(proc, 2).is_some_and(|command| command == "kthreadd");
+    at(1).or_else(|| first_thread().then(|| at(2)).flatten())
+}
+
+fn describe(
+    proc: &Path,
+    namespace: namespaces::Namespace,
+    own: u64,
+    host: Option<&(u64, PathBuf)>,
+) -> Place {
     let inode = namespace.inode;
-    let is_host = host == Some(inode);
+    let host = host.filter(|(host, _)| *host == inode);
+    let is_host = host.is_some();
     let processes = namespace.pids.iter().take(3).map(|pid| proc.join(format!("{pid}/ns/net")));
     let mut ways: Vec<PathBuf> = namespace.mounts.iter().cloned().chain(processes).collect();
     let aliases: Vec<String> = namespace
@@ -51,7 +68,7 @@ fn describe(proc: &Path, namespace: namespaces::Namespace, own: u64, host: Optio
     } else {
         aliases.first().cloned().unwrap_or_else(|| format!("net:[{inode}]"))
     };
-    let path = if is_host { Some(proc.join("1/ns/net")) } else { ways.first().cloned() };
+    let path = host.map(|(_, path)| path.clone()).or_else(|| ways.first().cloned());
     if inode == own {
         ways.clear();
     }

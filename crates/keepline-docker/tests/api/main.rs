@@ -4,5 +4,5 @@
 
 mod fake;
 mod newer;
-//mod recorded;
+mod recorded;
 mod trouble;

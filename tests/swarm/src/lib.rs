@@ -109,7 +109,8 @@ impl Guests {
             })
         })?;
         let manager = self.node(1);
-        manager.ok("docker swarm init --advertise-addr 192.168.77.1")?;
+        // The default of five seconds takes a guest on a busy machine for dead.
+        manager.ok("docker swarm init --dispatcher-heartbeat 30s --advertise-addr 192.168.77.1")?;
         let token = manager.ok("docker swarm join-token -q worker")?;
         for worker in &self.nodes[1..] {
             worker.ok(&format!("docker swarm join --token {} 192.168.77.1:2377", token.trim()))?;

@@ -47,9 +47,9 @@ pub enum Consistency {
 /// never stand still.
 const TRIES: usize = 3;
 
-/// Dumps come in pieces of up to 32 KiB (`netlink_dump`, `net/netlink/af_netlink.c`), larger where
-/// the reader's buffer is: fewer calls.
-const BUFFER: usize = 256 * 1024;
+/// Dumps come in pieces of up to 32 KiB, however large the reader's buffer is (`netlink_dump`,
+/// `net/netlink/af_netlink.c`); a larger buffer only costs being cleared.
+const BUFFER: usize = 64 * 1024;
 
 /// A netlink socket.
 #[derive(Debug)]

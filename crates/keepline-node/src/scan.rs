@@ -72,14 +72,25 @@ fn look(place: &Place, kernel_lists_fast: bool) -> Found {
             false
         }
     };
-    match links() {
-        Ok(links) => (found.namespace.links, found.namespace.neighbours) = links,
-        Err(error) => found.missed("links", &error),
+    let has_sockets = has_sockets();
+    let has_ipvs = Path::new("/proc/thread-self/net/ip_vs").exists();
+    // Of a director who it is on the link, of a client whom it talks to there.
+    if has_ipvs || found.namespace.translates {
+        match links() {
+            Ok(links) => found.namespace.links = links,
+            Err(error) => found.missed("links", &error),
+        }
+    }
+    if has_sockets {
+        match neighbours() {
+            Ok(neighbours) => found.namespace.neighbours = neighbours,
+            Err(error) => found.missed("neighbours", &error),
+        }
     }
     // Two walks over large tables, side by side.
     std::thread::scope(|scope| {
-        let reading = has_sockets().then(|| scope.spawn(sockets));
-        if Path::new("/proc/thread-self/net/ip_vs").exists() {
+        let reading = has_sockets.then(|| scope.spawn(sockets));
+        if has_ipvs {
             tables::read_ipvs(&mut found, kernel_lists_fast);
             if found.namespace.ipvs.is_some() {
                 marks::read(&mut found);
@@ -116,34 +127,40 @@ fn addresses() -> Result<Vec<IpAddr>, Error> {
     Ok(addresses)
 }
 
-/// Ethernet addresses of the namespace's links, and of its neighbours.
-type Links = (Vec<LinkAddress>, Vec<(IpAddr, LinkAddress)>);
-
-fn links() -> Result<Links, Error> {
-    let netlink = Netlink::open(Protocol::Route)?;
-    let (mut links, mut neighbours) = (Vec::new(), Vec::new());
-    netlink.dump("list links", &rtnl::dump_links(1), |event| {
+/// Ethernet addresses of the namespace's links; loopback's is zero and left out.
+fn links() -> Result<Vec<LinkAddress>, Error> {
+    let mut links = Vec::new();
+    Netlink::open(Protocol::Route)?.dump("list links", &rtnl::dump_links(1), |event| {
         match event {
             Event::Start => links.clear(),
             Event::Message(message) if message.kind == rtnl::RTM_NEWLINK => {
-                // Loopback has the address zero.
                 links.extend(rtnl::parse_link(message.payload)?.filter(|link| *link != [0; 6]));
             }
             Event::Message(_) => {}
         }
         Ok(())
     })?;
-    netlink.dump("list neighbours", &rtnl::dump_neighbours(2), |event| {
-        match event {
-            Event::Start => neighbours.clear(),
-            Event::Message(message) if message.kind == rtnl::RTM_NEWNEIGH => {
-                neighbours.extend(rtnl::parse_neighbour(message.payload)?);
+    Ok(links)
+}
+
+/// Who answers for which address on the namespace's links.
+fn neighbours() -> Result<Vec<(IpAddr, LinkAddress)>, Error> {
+    let mut neighbours = Vec::new();
+    Netlink::open(Protocol::Route)?.dump(
+        "list neighbours",
+        &rtnl::dump_neighbours(1),
+        |event| {
+            match event {
+                Event::Start => neighbours.clear(),
+                Event::Message(message) if message.kind == rtnl::RTM_NEWNEIGH => {
+                    neighbours.extend(rtnl::parse_neighbour(message.payload)?);
+                }
+                Event::Message(_) => {}
             }
-            Event::Message(_) => {}
-        }
-        Ok(())
-    })?;
-    Ok((links, neighbours))
+            Ok(())
+        },
+    )?;
+    Ok(neighbours)
 }
 
 /// Whether the namespace has nat chains: of nftables, or of the old iptables.

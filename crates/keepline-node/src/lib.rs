@@ -85,6 +85,9 @@ pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
     Ok(snapshot)
 }
 
+/// So many owners are looked for even where all is well.
+const FEW: usize = 20;
+
 /// Reads what only the holders of sockets can tell: their names, and exact keepalive settings.
 fn name(
     snapshot: &mut Snapshot,
@@ -93,7 +96,8 @@ fn name(
     owners: Owners,
 ) {
     if let Owners::MostUrgent(most) = owners {
-        questions.processes.truncate(most);
+        // Safe sessions are shown beside others, a few of them.
+        questions.processes.truncate(most.min(questions.urgent.max(FEW)));
     }
     let Questions { processes, keepalive, .. } = questions;
     let sockets: Vec<_> = processes.iter().chain(&keepalive).copied().collect();

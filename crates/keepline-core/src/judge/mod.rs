@@ -92,6 +92,8 @@ pub struct Questions {
     pub suspects: Vec<Suspect>,
     /// Whose owner will be named, the most urgent first.
     pub processes: Vec<SocketRef>,
+    /// How many of these belong to sessions that are not safe.
+    pub urgent: usize,
     /// On which a timer runs: their keepalive settings decide the verdict.
     pub keepalive: Vec<SocketRef>,
 }
@@ -122,6 +124,7 @@ pub fn questions(snapshot: &Snapshot) -> Questions {
     let mut questions = Questions::default();
     for session in sessions {
         questions.processes.push(session.socket);
+        questions.urgent += usize::from(session.verdict != Verdict::Safe);
         for end in std::iter::once(session.socket).chain(session.other_end) {
             if index::socket(snapshot, end).timer != Timer::Off {
                 questions.keepalive.push(end);

@@ -142,9 +142,8 @@ impl Socket {
         }
     }
 
-    /// Sends requests that have one answer each and reads the answers, in their order: the
-    /// payload of a message, or the kernel's refusal. Each request is sent when the answer
-    /// before it is in.
+    /// Sends a request that has one answer and reads that: what `parse` makes of its payload,
+    /// or None for an acknowledgement.
     ///
     /// # Errors
     /// When the kernel refuses, or the answer is malformed.

@@ -6,7 +6,7 @@ use std::{net::IpAddr, path::Path, sync::OnceLock};
 use keepline_core::snapshot::{Incomplete, LinkAddress, Namespace, Socket, TcpState, Timer};
 use keepline_kernel::{
     Error,
-    netlink::{Event, Protocol, Socket as Netlink},
+    netlink::{Consistency, Event, Protocol, Socket as Netlink},
     procfs,
 };
 use keepline_wire::{nftables, proc::sockstat, rtnl, sock_diag};
@@ -101,6 +101,13 @@ fn look(place: &Place, kernel_lists_fast: bool) -> Found {
             Some(Ok(sockets)) => {
                 found.namespace.sockets = sockets.connected;
                 found.namespace.listeners = sockets.listeners;
+                if sockets.interrupted {
+                    found.incomplete.push(Incomplete {
+                        what: format!("some sockets of {}", found.namespace.name),
+                        why: "the kernel's answers were lost or changed, several times".to_owned(),
+                        help: Some("keepline check".to_owned()),
+                    });
+                }
             }
             Some(Err(error)) => found.missed("sockets", &error),
             None => {}
@@ -219,6 +226,7 @@ fn has_sockets() -> bool {
 struct Sockets {
     connected: Vec<Socket>,
     listeners: Vec<std::net::SocketAddr>,
+    interrupted: bool,
 }
 
 fn sockets() -> Result<Sockets, Error> {
@@ -226,7 +234,8 @@ fn sockets() -> Result<Sockets, Error> {
     let states = sock_diag::States::of(&[S::Established, S::FinWait2, S::CloseWait, S::Listen]);
     let request = sock_diag::dump(states, true, 1);
     let mut sockets = Sockets::default();
-    Netlink::open(Protocol::SockDiag)?.dump("list sockets", &request, |event| {
+    let netlink = Netlink::open(Protocol::SockDiag)?;
+    let consistency = netlink.dump("list sockets", &request, |event| {
         match event {
             Event::Start => sockets = Sockets::default(),
             Event::Message(message) => {
@@ -239,6 +248,7 @@ fn sockets() -> Result<Sockets, Error> {
         }
         Ok(())
     })?;
+    sockets.interrupted = consistency == Consistency::Interrupted;
     sockets.connected.shrink_to_fit();
     Ok(sockets)
 }

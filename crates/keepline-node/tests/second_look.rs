@@ -7,7 +7,8 @@ mod common;
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
 use common::{Nat, Netns, find};
@@ -77,10 +78,12 @@ fn a_session_with_the_director_itself_is_no_orphan() {
 fn sessions_that_come_and_go_are_never_orphans() {
     skip_if_impossible!();
     const LOOKS: usize = 10;
+    const SESSIONS: u32 = 1000;
     let nat = Nat::new();
     let listener = nat.listen();
     let stop = AtomicBool::new(false);
-    let opened = std::thread::scope(|scope| {
+    let opened = AtomicU32::new(0);
+    std::thread::scope(|scope| {
         // It takes the first byte of each session and answers until the client closes.
         scope.spawn(|| {
             for server in listener.incoming() {
@@ -94,19 +97,23 @@ fn sessions_that_come_and_go_are_never_orphans() {
         });
         let client = scope.spawn(|| {
             nat.client.inside(|| {
-                let mut opened = 0_u32;
                 while !stop.load(Ordering::Relaxed) {
                     let mut client = std::net::TcpStream::connect(nat.vip).unwrap();
                     client.write_all(b"x").unwrap();
-                    opened += 1;
+                    opened.fetch_add(1, Ordering::Relaxed);
                 }
                 let mut last = std::net::TcpStream::connect(nat.vip).unwrap();
                 last.write_all(b"q").unwrap();
-                opened
-            })
+            });
         });
         let result = std::panic::catch_unwind(|| {
-            for _ in 0..LOOKS {
+            // At least so many looks, and as many more as it takes for enough sessions to come.
+            let end = Instant::now() + Duration::from_secs(60);
+            let mut looks = 0;
+            while looks < LOOKS
+                || (opened.load(Ordering::Relaxed) <= SESSIONS && Instant::now() < end)
+            {
+                looks += 1;
                 let snapshot = look();
                 let orphans: Vec<_> = sessions_of(&snapshot, &nat.client)
                     .into_iter()
@@ -116,12 +123,12 @@ fn sessions_that_come_and_go_are_never_orphans() {
             }
         });
         stop.store(true, Ordering::Relaxed);
-        let opened = client.join().unwrap();
+        client.join().unwrap();
         if let Err(panic) = result {
             std::panic::resume_unwind(panic);
         }
-        opened
     });
     // Otherwise nothing came and went.
-    assert!(opened > 1000, "{opened} sessions");
+    let opened = opened.into_inner();
+    assert!(opened > SESSIONS, "{opened} sessions");
 }

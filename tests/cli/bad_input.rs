@@ -136,12 +136,12 @@ fn names_that_a_capture_does_not_hold_are_named() {
     let from = capture("swarm");
     let cases: &[(&[&str], &str)] = &[
         (&["--netns", "nowhere"], "no network namespace nowhere"),
-        (&["--container", "nobody"], "no container nobody"),
-        (&["--container", ""], "no container "),
+        (&["--container", "nobody"], "no container `nobody`"),
+        (&["--container", ""], "no container ``"),
         (&["--pid", "4294967295"], "no process 4294967295"),
         (&["--netns", "host", "--netns", "b\u{1b}[2Jad"], r"no network namespace b\u{1b}[2Jad"),
-        (&["--service", "db"], "--service db"),
-        (&["--network", "net1"], "--network net1"),
+        (&["--service", "db"], "no service `db`"),
+        (&["--network", "net1"], "no network `net1`"),
     ];
     for (arguments, expected) in cases {
         let ran = keepline(&[&["check", "--from", &from], *arguments].concat());

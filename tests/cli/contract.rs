@@ -148,6 +148,7 @@ fn session_has_its_keys(session: &Value) {
             "table",
             "network",
             "service",
+            "task",
             "container",
             "process",
             "findings",
@@ -156,6 +157,9 @@ fn session_has_its_keys(session: &Value) {
     has(&session["keepalive"], &["enabled", "idle_seconds"]);
     if !session["entry"].is_null() {
         has(&session["entry"], &["state", "expires_seconds", "timeout_seconds"]);
+    }
+    if !session["task"].is_null() {
+        has(&session["task"], &["name", "node"]);
     }
     if !session["container"].is_null() {
         has(&session["container"], &["id", "name"]);
@@ -194,7 +198,7 @@ fn the_report_says_what_the_capture_holds() {
             "idle_seconds": 912.25, "orphaned_in_seconds": null, "entry": null,
             "keepalive": {"enabled": false, "idle_seconds": null}, "held": false,
             "netns": "5b1c0e2f9a7d", "director": "lb_edja88p19", "table": "ipvs",
-            "network": null, "service": null, "container": {"id": web, "name": "web.1"},
+            "network": null, "service": null, "task": null, "container": {"id": web, "name": "web.1"},
             "process": {"pid": 4242, "command": "psql"}, "findings": ["KL001"]})
     );
     let late = of("10.0.1.6:53032");
@@ -256,6 +260,26 @@ fn a_selection_narrows_a_capture_down() {
     assert_eq!(backend, clients(&["--netns", "/var/run/docker/netns/a1b2c3d4e5f6"]));
     assert_eq!(clients(&["--netns", "host"]), Vec::<String>::new());
     assert_eq!(clients(&["--netns", "host", "--container", "web.1"]).len(), 5);
+}
+
+#[test]
+fn names_of_the_engine_reach_programs_and_select() {
+    let whole = report("named", &[]);
+    let session = list(&whole["sessions"]).iter().find(|it| it["client"] == "10.0.1.6:53030");
+    let session = session.expect("the session to the other node");
+    assert_eq!(session["network"], "backend");
+    assert_eq!(session["service"], "db");
+    assert_eq!(session["task"], json!({"name": "db.2.z9x8c7v6b5n4m3a2s1d0f9g8h", "node": "node2"}));
+    assert_eq!(session["container"]["name"], "web.1.x1y2z3a4b5c6d7e8f9g0h1i2j");
+    let count = |arguments: &[&str]| list(&report("named", arguments)["sessions"]).len();
+    assert_eq!(count(&["--service", "db"]), 5);
+    assert_eq!(count(&["--service", "db", "--network", "reports"]), 6);
+    assert_eq!(count(&["--network", "backend"]), 5);
+    assert_eq!(count(&["--network", "q8w7"]), 1);
+    assert_eq!(count(&["--container", "db.1"]), 4);
+    let ran = check("named", &["--container", "x"]);
+    assert_eq!(ran.status, Some(2), "{}", ran.out);
+    assert!(ran.err.contains("no container `x` on this node"), "{}", ran.err);
 }
 
 #[test]

@@ -60,8 +60,17 @@ pub fn captured(name: &str) -> serde_json::Value {
 }
 
 /// Every recorded snapshot.
-pub const CAPTURES: [&str; 8] =
-    ["at-risk", "at-risk-incomplete", "clean", "hostile", "incomplete", "ipv6", "none", "swarm"];
+pub const CAPTURES: [&str; 9] = [
+    "at-risk",
+    "at-risk-incomplete",
+    "clean",
+    "hostile",
+    "incomplete",
+    "ipv6",
+    "named",
+    "none",
+    "swarm",
+];
 
 /// `check` on a recorded snapshot.
 pub fn check(name: &str, arguments: &[&str]) -> Ran {

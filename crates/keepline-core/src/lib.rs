@@ -6,6 +6,7 @@
 pub mod duration;
 pub mod finding;
 pub mod judge;
+pub mod names;
 pub mod report;
 pub mod session;
 pub mod snapshot;

@@ -28,6 +28,10 @@ pub const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
 /// Time for everything together: a scan does not wait longer for names.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Names an environment variable: how long the Engine may take (`30s`), where the default is too
+/// short. A value that is no duration is as none.
+pub const TIMEOUT_VARIABLE: &str = "KEEPLINE_DOCKER_TIMEOUT";
+
 /// Where the Engine is, and how long it may take.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -48,14 +52,16 @@ impl Default for Options {
 
 impl Options {
     /// As the environment says: `DOCKER_HOST` and `DOCKER_TLS_VERIFY`, which, as for the docker
-    /// command, count when they are not empty.
+    /// command, count when they are not empty, and [`TIMEOUT_VARIABLE`].
     #[must_use]
     pub fn from_env() -> Self {
         let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         Self {
             host: set("DOCKER_HOST"),
             tls: set("DOCKER_TLS_VERIFY").is_some(),
-            ..Self::default()
+            timeout: set(TIMEOUT_VARIABLE)
+                .and_then(|value| keepline_core::duration::parse(&value).ok())
+                .unwrap_or(DEFAULT_TIMEOUT),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong when this machine is observed.
 
+use keepline_core::snapshot::SelectError;
 use thiserror::Error;
 
 /// Why a look at this machine failed as a whole. What could only in part be seen is no error:
@@ -9,23 +10,16 @@ pub enum NodeError {
     /// Something selected is not there.
     #[error("no {kind} `{name}`: {near}")]
     Unknown {
-        /// What was asked for: `network namespace`, `container`, `process`.
+        /// What was asked for: `network namespace`, `process`.
         kind: &'static str,
         /// The name as given.
         name: String,
         /// What there is instead, or where to look.
         near: String,
     },
-    /// A prefix that fits more than one.
-    #[error("{kind} `{name}` is ambiguous: {near}")]
-    Ambiguous {
-        /// What was asked for.
-        kind: &'static str,
-        /// The name as given.
-        name: String,
-        /// What it fits.
-        near: String,
-    },
+    /// A container, network or service that is not there, or not one.
+    #[error(transparent)]
+    Select(#[from] SelectError),
     /// Nothing at all can be seen.
     #[error("cannot observe this machine: {why}")]
     Nothing {

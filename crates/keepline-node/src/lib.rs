@@ -1,6 +1,7 @@
 //! Observe this machine: ties the kernel doors to the core.
 #![forbid(unsafe_code)]
 
+mod engine;
 mod error;
 mod marks;
 mod owners;
@@ -9,7 +10,6 @@ mod place;
 mod resolve;
 mod scan;
 mod second_look;
-mod select;
 mod tables;
 
 use std::{path::Path, time::Instant};
@@ -17,12 +17,13 @@ use std::{path::Path, time::Instant};
 use keepline_core::{
     Snapshot,
     judge::{Questions, questions},
-    snapshot::{Incomplete, SCHEMA},
+    snapshot::{Asked, Incomplete, SCHEMA},
 };
 use keepline_kernel::rights::{Capability, Facts};
 
 pub use error::NodeError;
-pub use select::{Owners, Select};
+pub use keepline_core::snapshot::Select;
+pub use owners::Owners;
 
 use owners::Holders;
 
@@ -49,21 +50,21 @@ pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
                 .to_owned(),
             help: Some("sudo keepline check".to_owned()),
         });
-        if chosen
-            .as_ref()
-            .is_some_and(|chosen| !places.iter().any(|place| chosen.contains(&place.inode)))
-        {
+        if !chosen.is_empty() && !places.iter().any(|place| chosen.contains(&place.inode)) {
             let why = "entering the selected network namespace needs CAP_SYS_ADMIN: run as root";
             return Err(NodeError::Nothing { why: why.to_owned() });
         }
     }
     // net/netfilter/ipvs/ip_vs_conn.c: the listing keeps its place in the table since 6.14.
     let kernel_lists_fast = facts.at_least(6, 14);
+    let (looks, engine) = std::thread::scope(|scope| {
+        let engine = scope.spawn(|| engine::ask(&facts.host));
+        let looks = parallel::map(&places, |place| scan::scan(place, kernel_lists_fast));
+        (looks, engine.join().expect("asking the Engine does not panic"))
+    });
     let mut namespaces = Vec::with_capacity(places.len());
-    for found in parallel::map(&places, |place| scan::scan(place, kernel_lists_fast)) {
-        let Some(mut found) = found else { continue };
-        found.namespace.selected =
-            chosen.as_ref().is_none_or(|chosen| chosen.contains(&found.namespace.inode));
+    for mut found in looks.into_iter().flatten() {
+        found.namespace.selected = true;
         namespaces.push(found.namespace);
         incomplete.extend(found.incomplete);
     }
@@ -77,7 +78,17 @@ pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
         second_look: Vec::new(),
         incomplete,
         topology: None,
+        unnamed: Vec::new(),
+        asked: Asked::default(),
     };
+    match engine {
+        Ok(Some(topology)) => snapshot.join(topology),
+        Ok(None) => {}
+        Err(why) => snapshot.unnamed.push(why),
+    }
+    if !select.is_everything() {
+        snapshot.select(select, &chosen)?;
+    }
     let questions = questions(&snapshot);
     second_look::look(&mut snapshot, &places, &questions.suspects);
     name(&mut snapshot, &places, questions, owners);

@@ -18,6 +18,16 @@ use crate::{
     place::{PROC, Place},
 };
 
+/// Of how many sockets the owners are wanted: naming them means walking their processes'
+/// descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// Of every session through a director.
+    All,
+    /// Of so many, the most urgent sessions first.
+    MostUrgent(usize),
+}
+
 /// Holders of sockets, namespace by namespace.
 #[derive(Debug, Default)]
 pub(crate) struct Holders {

@@ -1,26 +1,18 @@
-//! From the names people give to namespaces.
+//! From paths, names of namespaces and process ids to namespaces. Names that the Engine knows are
+//! resolved with its answer, in `Snapshot::select`.
 
 use std::{collections::BTreeSet, path::Path};
 
+use keepline_core::snapshot::Select;
 use keepline_kernel::namespaces;
 
 use crate::{
-    NodeError, Select,
+    NodeError,
     place::{PROC, Place},
 };
 
-/// Why names of containers cannot be resolved yet, and what can be given instead.
-const NEEDS_ENGINE: &str = "names come from the Docker Engine, which this version does not ask \
-                            yet: give --netns, --pid, or a container's ID";
-
-/// The inodes of what is selected; None where everything is.
-pub(crate) fn resolve(
-    select: &Select,
-    places: &[Place],
-) -> Result<Option<BTreeSet<u64>>, NodeError> {
-    if select.is_everything() {
-        return Ok(None);
-    }
+/// The inodes of the namespaces and processes that are selected.
+pub(crate) fn resolve(select: &Select, places: &[Place]) -> Result<BTreeSet<u64>, NodeError> {
     let mut chosen = BTreeSet::new();
     for name in &select.netns {
         chosen.insert(by_name(name, places)?);
@@ -34,15 +26,6 @@ pub(crate) fn resolve(
         })?;
         chosen.insert(inode);
     }
-    for name in &select.containers {
-        chosen.insert(by_container(name, places)?);
-    }
-    for (kind, names) in [("service", &select.services), ("network", &select.networks)] {
-        if let Some(name) = names.first() {
-            let near = NEEDS_ENGINE.to_owned();
-            return Err(NodeError::Unknown { kind, name: name.clone(), near });
-        }
-    }
     // A file of another kind of namespace, or one that cannot be entered from here.
     let seen = |inode: &u64| places.iter().any(|place| place.inode == *inode);
     if let Some(inode) = chosen.iter().find(|inode| !seen(inode)) {
@@ -52,7 +35,7 @@ pub(crate) fn resolve(
             near: "what was given is no network namespace that is visible from here".to_owned(),
         });
     }
-    Ok(Some(chosen))
+    Ok(chosen)
 }
 
 fn by_name(name: &str, places: &[Place]) -> Result<u64, NodeError> {
@@ -69,26 +52,6 @@ fn by_name(name: &str, places: &[Place]) -> Result<u64, NodeError> {
         name: name.to_owned(),
         near: there_are(places.iter().map(|place| place.name.as_str()), name),
     })
-}
-
-fn by_container(name: &str, places: &[Place]) -> Result<u64, NodeError> {
-    let containers = || {
-        places.iter().filter_map(|place| Some((place.container.as_ref()?.id.as_str(), place.inode)))
-    };
-    let mut fitting = containers().filter(|(id, _)| id.starts_with(name));
-    match (fitting.next(), fitting.next()) {
-        (Some((_, inode)), None) => Ok(inode),
-        (Some(_), Some(_)) => Err(NodeError::Ambiguous {
-            kind: "container",
-            name: name.to_owned(),
-            near: there_are(containers().map(|(id, _)| &id[..12]), name),
-        }),
-        (None, _) => Err(NodeError::Unknown {
-            kind: "container",
-            name: name.to_owned(),
-            near: NEEDS_ENGINE.to_owned(),
-        }),
-    }
 }
 
 /// Some of the names there are, those alike first.

@@ -65,13 +65,13 @@ fn look(place: &Place, kernel_lists_fast: bool) -> Found {
         Ok(addresses) => found.namespace.addresses = addresses,
         Err(error) => found.missed("addresses", &error),
     }
-    found.namespace.translates = match translates() {
-        Ok(translates) => translates,
-        Err(error) => {
-            found.missed("nat chains", &error);
-            false
+    match translation() {
+        Ok(translation) => {
+            found.namespace.translates = translation.nat;
+            found.namespace.nftables_balances = translation.balances;
         }
-    };
+        Err(error) => found.missed("nat chains", &error),
+    }
     let has_sockets = has_sockets();
     let has_ipvs = Path::new("/proc/thread-self/net/ip_vs").exists();
     // Of a director who it is on the link, of a client whom it talks to there.
@@ -170,35 +170,45 @@ fn neighbours() -> Result<Vec<(IpAddr, LinkAddress)>, Error> {
     Ok(neighbours)
 }
 
-/// Whether the namespace has nat chains: of nftables, or of the old iptables.
-fn translates() -> Result<bool, Error> {
+/// What is set up in a namespace by rules.
+#[derive(Debug, Default)]
+struct Translation {
+    /// nat chains: of nftables, or of the old iptables.
+    nat: bool,
+    /// The tables of an Engine that balances Swarm services with nftables.
+    balances: bool,
+}
+
+/// How the tables of such an Engine are called begins so: `docker-lb-nat`, `docker-lb-dsr`
+/// (moby pull 53125).
+const NFTABLES_BALANCER: &str = "docker-lb-";
+
+fn translation() -> Result<Translation, Error> {
+    let mut found = Translation::default();
+    // Asking would load the module where it is not: then there is nothing to be told.
+    if nftables_is_there() {
+        Netlink::open(Protocol::Netfilter)?.dump(
+            "list nftables chains",
+            &nftables::dump_chains(1),
+            |event| {
+                match event {
+                    Event::Start => found = Translation::default(),
+                    Event::Message(message) if message.kind == nftables::NEW_CHAIN => {
+                        let chain = nftables::parse_chain(message.payload)?;
+                        found.nat |= chain.kind.as_deref() == Some("nat");
+                        found.balances |= chain.table.starts_with(NFTABLES_BALANCER);
+                    }
+                    Event::Message(_) => {}
+                }
+                Ok(())
+            },
+        )?;
+    }
     for names in ["ip_tables_names", "ip6_tables_names"] {
         let tables = procfs::net_file(names).unwrap_or_default();
-        if tables.lines().any(|table| table == "nat") {
-            return Ok(true);
-        }
+        found.nat |= tables.lines().any(|table| table == "nat");
     }
-    // Asking would load the module where it is not: then there is nothing to be told.
-    if !nftables_is_there() {
-        return Ok(false);
-    }
-    let mut translates = false;
-    Netlink::open(Protocol::Netfilter)?.dump(
-        "list nftables chains",
-        &nftables::dump_chains(1),
-        |event| {
-            match event {
-                Event::Start => translates = false,
-                Event::Message(message) if message.kind == nftables::NEW_CHAIN => {
-                    translates |=
-                        nftables::parse_chain(message.payload)?.kind.as_deref() == Some("nat");
-                }
-                Event::Message(_) => {}
-            }
-            Ok(())
-        },
-    )?;
-    Ok(translates)
+    Ok(found)
 }
 
 /// Loaded or built in; or a kernel without modules, which refuses without harm.

@@ -50,6 +50,7 @@ pub(crate) fn read_ipvs(found: &mut Found, kernel_lists_fast: bool) {
                 entries: Vec::new(),
                 conntrack: flag("conntrack"),
                 expire_nodest_conn: flag("expire_nodest_conn"),
+                conn_reuse_mode: number("conn_reuse_mode"),
             };
             if kernel_lists_fast || entries <= SLOW_FROM {
                 match ipvs_entries() {
@@ -68,7 +69,11 @@ pub(crate) fn read_ipvs(found: &mut Found, kernel_lists_fast: bool) {
 }
 
 fn flag(name: &str) -> Option<bool> {
-    procfs::sysctl(&format!("net/ipv4/vs/{name}")).map(|value| value != 0)
+    number(name).map(|value| value != 0)
+}
+
+fn number(name: &str) -> Option<u32> {
+    procfs::sysctl(&format!("net/ipv4/vs/{name}")).and_then(|value| value.try_into().ok())
 }
 
 /// Timeouts and services; None where nothing is balanced.

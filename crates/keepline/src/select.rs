@@ -1,5 +1,6 @@
 //! Where a snapshot comes from, and which of its namespaces are meant.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -82,40 +83,25 @@ fn within(snapshot: &mut Snapshot, select: &Select) -> anyhow::Result<()> {
     if *select == Select::default() {
         return Ok(());
     }
-    for (option, names) in [("--service", &select.services), ("--network", &select.networks)] {
-        if let Some(name) = names.first() {
-            return Err(fault(
-                format!("{option} {name}: a capture does not hold names of services and networks"),
-                "name the namespace: --netns",
-            ));
-        }
-    }
-    let mut selected = vec![false; snapshot.namespaces.len()];
+    let mut inodes = BTreeSet::new();
     let mut mark = |what: String, matches: &dyn Fn(&Namespace) -> bool| {
-        let mut found = false;
-        for (namespace, selected) in snapshot.namespaces.iter().zip(&mut selected) {
-            if matches(namespace) {
-                *selected = true;
-                found = true;
-            }
+        let fitting = snapshot.namespaces.iter().filter(|namespace| matches(namespace));
+        let fitting: Vec<u64> = fitting.map(|namespace| namespace.inode).collect();
+        if fitting.is_empty() {
+            return Err(not_there(&what, &snapshot.namespaces));
         }
-        if found { Ok(()) } else { Err(not_there(&what, &snapshot.namespaces)) }
+        inodes.extend(fitting);
+        Ok(())
     };
     for name in &select.netns {
         mark(format!("network namespace {name}"), &|namespace| is_named(namespace, name))?;
-    }
-    for name in &select.containers {
-        mark(format!("container {name}"), &|namespace| is_container(namespace, name))?;
     }
     for pid in &select.pids {
         mark(format!("process {pid} with a session"), &|namespace| {
             namespace.processes.values().any(|process| process.pid == *pid)
         })?;
     }
-    for (namespace, selected) in snapshot.namespaces.iter_mut().zip(selected) {
-        namespace.selected = selected;
-    }
-    Ok(())
+    Ok(snapshot.select(select, &inodes)?)
 }
 
 fn is_named(namespace: &Namespace, name: &str) -> bool {
@@ -123,13 +109,6 @@ fn is_named(namespace: &Namespace, name: &str) -> bool {
     namespace.name == name
         || path == Some(name)
         || path.is_some_and(|path| path.rsplit_once('/').is_some_and(|(_, file)| file == name))
-}
-
-fn is_container(namespace: &Namespace, name: &str) -> bool {
-    namespace.container.as_ref().is_some_and(|container| {
-        container.name.as_deref() == Some(name)
-            || (!name.is_empty() && container.id.starts_with(name))
-    })
 }
 
 fn not_there(what: &str, namespaces: &[Namespace]) -> anyhow::Error {

@@ -68,6 +68,11 @@ pages! {
     SLOW_TABLE = 11 Note "KL011";
     FORGOTTEN_AT_BACKEND = 12 Error "KL012";
     AMBIGUOUS = 13 Note "KL013";
+    NAMES_MISSING = 14 Note "KL014";
+    DIRECTOR_SETTINGS = 15 Warning "KL015";
+    CONNTRACK_OFF = 16 Note "KL016";
+    DIRECT_REPLIES = 17 Note "KL017";
+    NFTABLES_BALANCES = 18 Note "KL018";
 }
 
 impl Code {

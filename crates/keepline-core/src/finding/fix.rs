@@ -11,7 +11,7 @@ use crate::{
 const MAX_PORTS: usize = 12;
 
 /// A word for the shell, quoted where it must be.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._:@%+=-".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

@@ -1,6 +1,7 @@
 //! Findings: stated problems, each with a code, what was seen, and the command that helps.
 
 mod code;
+mod directors;
 mod fix;
 mod rules;
 

@@ -1,16 +1,14 @@
 //! The rules: from judged sessions and the tables of directors to findings.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::{Code, Finding, fix};
 use crate::{
     duration::human,
+    names::Namer,
     session::{Session, Table, Why},
-    snapshot::{Incomplete, Listing, Namespace, Snapshot},
+    snapshot::{Incomplete, Snapshot},
 };
-
-/// A conntrack table fuller than this is nearly full (per cent).
-const NEARLY_FULL: u64 = 90;
 
 /// Findings on `snapshot`, the gravest first; each session learns which are about it.
 pub(crate) fn find(snapshot: &Snapshot, sessions: &mut [Session]) -> Vec<Finding> {
@@ -21,8 +19,9 @@ pub(crate) fn find(snapshot: &Snapshot, sessions: &mut [Session]) -> Vec<Finding
         }
     }
     let mut findings = of_sessions(snapshot, sessions);
-    findings.extend(of_directors(snapshot, sessions));
+    findings.extend(super::directors::find(snapshot, sessions));
     findings.extend(of_the_scan(&snapshot.incomplete));
+    findings.extend(without_names(&snapshot.unnamed));
     findings.sort_by(|a, b| {
         (a.code.severity(), a.code, std::cmp::Reverse(a.sessions)).cmp(&(
             b.code.severity(),
@@ -72,12 +71,13 @@ fn of_sessions(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
             groups.entry((*code, session.director, session.server)).or_default().push(session);
         }
     }
+    let namer = Namer::new(snapshot);
     groups
         .into_iter()
         .map(|((code, director, server), sessions)| Finding {
             code,
             sessions: sessions.len(),
-            detail: detail(snapshot, code, director, server, &sessions),
+            detail: detail(snapshot, &namer, code, director, server, &sessions),
             fix: fixes(snapshot, code, director, server, &sessions),
             director,
         })
@@ -91,12 +91,15 @@ fn counted(count: usize) -> String {
 
 fn detail(
     snapshot: &Snapshot,
+    namer: &Namer<'_>,
     code: Code,
     director: Option<usize>,
     server: SocketAddr,
     sessions: &[&Session],
 ) -> String {
     let many = counted(sessions.len());
+    let address = server.to_string();
+    let to = sessions.first().map_or(address.clone(), |first| namer.of(first).describe(&address));
     let (has, is) = if sessions.len() == 1 { ("has", "is") } else { ("have", "are") };
     let name = director.map_or("the director", |at| snapshot.namespaces[at].name.as_str());
     let silent = sessions.iter().filter_map(|session| session.idle).max();
@@ -108,43 +111,43 @@ fn detail(
     let consequence = consequence(sessions);
     match code {
         Code::ORPHANED => format!(
-            "{many} to {server} {has} an open socket but no entry in {name}{silent}. {consequence}"
+            "{many} to {to} {has} an open socket but no entry in {name}{silent}. {consequence}"
         ),
         Code::FORGOTTEN_AT_BACKEND => format!(
-            "{many} at backend {server} {has} an open socket but no entry in the director \
+            "{many} at backend {to} {has} an open socket but no entry in the director \
              {name}{silent}. What the backend sends reaches nobody, and it keeps the session \
              open until it writes"
         ),
         Code::NO_KEEPALIVE => format!(
-            "{many} to {server} {has} no keepalive, and {name} forgets after {timeout} of \
+            "{many} to {to} {has} no keepalive, and {name} forgets after {timeout} of \
              silence; the next is lost in {soonest} unless traffic comes. {consequence}"
         ),
         Code::KEEPALIVE_LATE => format!(
-            "{many} to {server} {has} keepalive that first fires after {name} has forgotten \
+            "{many} to {to} {has} keepalive that first fires after {name} has forgotten \
              ({timeout} of silence); the next is lost in {soonest} unless traffic comes. \
              {consequence}"
         ),
         Code::KEEPALIVE_TIGHT => format!(
-            "{many} to {server} {has} keepalive below the {timeout} after which {name} forgets, \
+            "{many} to {to} {has} keepalive below the {timeout} after which {name} forgets, \
              but one lost probe is enough to lose them"
         ),
         Code::HALF_CLOSED => format!(
-            "{many} to {server} {is} half-closed: for these {name} runs a shorter clock; the \
+            "{many} to {to} {is} half-closed: for these {name} runs a shorter clock; the \
              next is lost in {soonest}. What is still to be sent then meets a reset"
         ),
         Code::BACKEND_GONE => format!(
-            "{many} to {server} lead to a backend that {name} no longer has, and \
+            "{many} to {to} lead to a backend that {name} no longer has, and \
              expire_nodest_conn is 0: packets vanish until the entry runs out ({soonest})"
         ),
         Code::KEEPALIVE_UNPROVEN => format!(
-            "{many} to {server} may have keepalive, but its timing could not be read; without \
+            "{many} to {to} may have keepalive, but its timing could not be read; without \
              it the next is lost in {soonest}"
         ),
         Code::AMBIGUOUS => format!(
-            "{many} to {server}: several namespaces own this address and balance it; which one \
+            "{many} to {to}: several namespaces own this address and balance it; which one \
              answers this client could not be told, so neither could the verdict"
         ),
-        _ => format!("{many} to {server}: the tables of {name} could not be read completely"),
+        _ => format!("{many} to {to}: the tables of {name} could not be read completely"),
     }
 }
 
@@ -197,78 +200,6 @@ fn fixes(
     }
 }
 
-/// Findings about a director rather than a session.
-fn of_directors(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
-    let mut through = vec![0; snapshot.namespaces.len()];
-    for director in sessions.iter().filter_map(|session| session.director) {
-        through[director] += 1;
-    }
-    let mut findings = Vec::new();
-    for (at, namespace) in snapshot.namespaces.iter().enumerate() {
-        if through[at] == 0 && !namespace.selected {
-            continue;
-        }
-        let mut add = |code: Code, detail: String, fix: String| {
-            findings.push(Finding {
-                code,
-                sessions: through[at],
-                detail,
-                fix: vec![fix],
-                director: Some(at),
-            });
-        };
-        if let Some((detail, fix)) = conntrack_shorter(namespace) {
-            add(Code::CONNTRACK_SHORTER, detail, fix);
-        }
-        if let Some((detail, fix)) = table_full(namespace) {
-            add(Code::TABLE_FULL, detail, fix);
-        }
-        if namespace.ipvs.as_ref().is_some_and(|ipvs| ipvs.listing == Listing::TooSlow) {
-            let detail = format!(
-                "the IPVS table of {} is large, and kernel {} lists it in quadratic time (mended \
-                 in 6.14): lifetimes are told from conntrack and each session's silence instead",
-                namespace.name, snapshot.kernel
-            );
-            add(Code::SLOW_TABLE, detail, fix::inside(namespace, "conntrack -C"));
-        }
-    }
-    findings
-}
-
-/// IPVS keeps its entry, but conntrack drops the one that holds the translation.
-fn conntrack_shorter(namespace: &Namespace) -> Option<(String, String)> {
-    let ipvs = namespace.ipvs.as_ref().filter(|ipvs| ipvs.conntrack == Some(true))?;
-    let conntrack = namespace.conntrack.as_ref()?.timeouts?;
-    let (longer, shorter) = (ipvs.timeouts.tcp, conntrack.established);
-    (longer > shorter && !ipvs.services.is_empty()).then(|| {
-        let detail = format!(
-            "{} remembers sessions for {} in IPVS, but for {} in conntrack, which holds their \
-             translation: they are lost after the shorter time",
-            namespace.name,
-            human(longer),
-            human(shorter)
-        );
-        let enough = longer.saturating_add(Duration::from_secs(60));
-        (detail, fix::conntrack_established(namespace, enough))
-    })
-}
-
-fn table_full(namespace: &Namespace) -> Option<(String, String)> {
-    let conntrack = namespace.conntrack.as_ref()?;
-    let max = conntrack.max.filter(|max| *max > 0)?;
-    let full = conntrack.count.saturating_mul(100) / max >= NEARLY_FULL;
-    if !full && conntrack.early_drop == 0 && conntrack.drop == 0 {
-        return None;
-    }
-    let detail = format!(
-        "{} of {max} conntrack entries are in use in {}; {} were dropped early to make room and \
-         {} packets refused since it began: sessions are forgotten long before their time",
-        conntrack.count, namespace.name, conntrack.early_drop, conntrack.drop
-    );
-    // One limit for all namespaces, set in the initial one (nf_conntrack_standalone.c).
-    Some((detail, format!("sysctl -w net.netfilter.nf_conntrack_max={}", max.saturating_mul(2))))
-}
-
 /// One finding for everything that could not be seen for the same reason.
 fn of_the_scan(incomplete: &[Incomplete]) -> Vec<Finding> {
     let mut groups: BTreeMap<(&str, Option<&str>), Vec<&str>> = BTreeMap::new();
@@ -290,4 +221,23 @@ fn of_the_scan(incomplete: &[Incomplete]) -> Vec<Finding> {
             }
         })
         .collect()
+}
+
+/// The Engine is there, but did not tell all names.
+fn without_names(unnamed: &[String]) -> Option<Finding> {
+    let why = unnamed.first()?;
+    let more = match unnamed.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    Some(Finding {
+        code: Code::NAMES_MISSING,
+        sessions: 0,
+        detail: format!(
+            "{why}{more}. Verdicts do not depend on it, but containers, networks and services \
+             may be shown without their names"
+        ),
+        fix: vec!["docker info".to_owned()],
+        director: None,
+    })
 }

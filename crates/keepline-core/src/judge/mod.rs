@@ -13,6 +13,7 @@ use std::{cmp::Reverse, net::SocketAddr, time::Duration};
 
 use crate::{
     finding::{self, Finding},
+    names::Namer,
     session::{End, Session, SocketRef, Table, Verdict, Why},
     snapshot::{SecondLookResult, Snapshot, Timer},
 };
@@ -199,15 +200,23 @@ fn sessions(snapshot: &Snapshot, options: &Options) -> Vec<Session> {
             Route::Direct | Route::Ambiguous | Route::Unreadable { .. } => {}
         }
     }
-    judged.retain(|session| selected(snapshot, session));
+    let asked = (!snapshot.asked.is_empty()).then(|| Namer::new(snapshot));
+    judged.retain(|session| selected(snapshot, asked.as_ref(), session));
     judged
 }
 
-fn selected(snapshot: &Snapshot, session: &Session) -> bool {
+/// `asked` names sessions where services or networks were asked for.
+fn selected(snapshot: &Snapshot, asked: Option<&Namer<'_>>, session: &Session) -> bool {
     let chosen = |namespace: usize| snapshot.namespaces[namespace].selected;
     chosen(session.socket.namespace)
         || session.director.is_some_and(chosen)
         || session.other_end.is_some_and(|end| chosen(end.namespace))
+        || asked.is_some_and(|namer| {
+            let names = namer.of(session);
+            let asked = &snapshot.asked;
+            names.service.is_some_and(|name| asked.services.iter().any(|it| it == name))
+                || names.network.is_some_and(|network| asked.networks.contains(&network.id))
+        })
 }
 
 /// A session of which nothing but its socket is known.

@@ -140,9 +140,9 @@ struct SessionView<'a> {
     netns: &'a str,
     director: Option<&'a str>,
     table: Option<&'static str>,
-    /// Both are known by Docker's API only, which is not asked yet.
     network: Option<&'a str>,
     service: Option<&'a str>,
+    task: Option<TaskView<'a>>,
     container: Option<ContainerView<'a>>,
     process: Option<&'a Process>,
     #[serde(serialize_with = "codes")]
@@ -163,6 +163,13 @@ struct KeepaliveView {
     idle_seconds: Option<std::time::Duration>,
 }
 
+/// The task that is the backend.
+#[derive(Serialize)]
+struct TaskView<'a> {
+    name: &'a str,
+    node: Option<String>,
+}
+
 #[derive(Serialize)]
 pub(super) struct ContainerView<'a> {
     id: &'a str,
@@ -179,12 +186,13 @@ impl<'a> ContainerView<'a> {
 impl<'a> SessionView<'a> {
     fn new(check: &Check<'a>, session: &'a Session) -> Self {
         let namespace = check.namespace(session.socket);
+        let names = check.namer.of(session);
         Self {
             client: session.client,
             server: session.server,
             backend: session.backend,
             verdict: session.verdict.name(),
-            reason: reason(session),
+            reason: reason(session, &names),
             idle_seconds: session.idle,
             orphaned_in_seconds: session.orphaned_in,
             entry: session.entry.map(|entry| EntryView {
@@ -197,8 +205,9 @@ impl<'a> SessionView<'a> {
             netns: &namespace.name,
             director: check.director(session).map(|director| director.name.as_str()),
             table: session.table.map(crate::session::Table::name),
-            network: None,
-            service: None,
+            network: names.network.map(|network| network.name.as_str()),
+            service: names.service,
+            task: names.task.map(|task| TaskView { name: &task.name, node: names.node() }),
             container: ContainerView::of(namespace),
             process: check.process(session),
             findings: &session.findings,

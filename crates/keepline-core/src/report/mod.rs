@@ -12,22 +12,29 @@ use std::time::Duration;
 
 use crate::{
     judge::Judgement,
-    session::{LifetimeSource, Session, SocketRef},
+    names::{Namer, Names, short_task},
+    session::{LifetimeSource, Session, SocketRef, Why},
     snapshot::{Namespace, Process, Snapshot},
 };
 
 /// What a check is rendered from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Check<'a> {
-    /// What was seen.
-    pub snapshot: &'a Snapshot,
-    /// What it means.
-    pub judgement: &'a Judgement,
-    /// Whether untracked sessions are listed, and safe ones shown on a healthy machine.
-    pub all: bool,
+    snapshot: &'a Snapshot,
+    judgement: &'a Judgement,
+    /// What the Engine calls the parts of a session.
+    namer: Namer<'a>,
+    all: bool,
 }
 
 impl<'a> Check<'a> {
+    /// What was seen, and what it means. `all`: list untracked sessions too, and show safe ones on
+    /// a healthy machine.
+    #[must_use]
+    pub fn new(snapshot: &'a Snapshot, judgement: &'a Judgement, all: bool) -> Self {
+        Self { snapshot, judgement, namer: Namer::new(snapshot), all }
+    }
+
     fn namespace(&self, at: SocketRef) -> &'a Namespace {
         &self.snapshot.namespaces[at.namespace]
     }
@@ -57,9 +64,13 @@ impl<'a> Check<'a> {
     }
 }
 
-/// A session's reason, with a word on where its lifetime is known from if that is not the entry.
-fn reason(session: &Session) -> String {
+/// A session's reason: where it goes straight to a task, to which; and with a word on where its lifetime is known from if that is not the entry.
+fn reason(session: &Session, names: &Names<'_>) -> String {
     let reason = session.reason();
+    if let (Why::NoDirector, Some(task)) = (session.why, names.task) {
+        let task = text::escape(&short_task(&task.name), text::NAME);
+        return format!("{reason}: the client took the address of task {task} itself");
+    }
     match session.entry {
         Some(entry) if entry.source == LifetimeSource::IdleTime => {
             format!("{reason} (told from the timeout and the silence, not read from the entry)")

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     duration::human,
+    names::{Names, short_task},
     session::{End, LifetimeSource, Session, Table, Verdict, Why},
     snapshot::Namespace,
 };
@@ -76,18 +77,22 @@ pub(super) fn sessions(check: &Check<'_>, style: Style) -> String {
 
 fn groups<'a>(check: &Check<'a>) -> Vec<Group<'a>> {
     #[derive(PartialEq, Eq, Hash)]
-    enum Key {
-        Server(SocketAddr, End),
+    enum Key<'n> {
+        Server(SocketAddr, End, Option<&'n str>),
         Untracked,
     }
     // In the order of their most urgent session, as the judge sorts them.
     let mut groups: Vec<(Group<'a>, BTreeSet<usize>)> = Vec::new();
-    let mut index: FxHashMap<Key, usize> = FxHashMap::default();
+    let mut index: FxHashMap<Key<'_>, usize> = FxHashMap::default();
     for session in &check.judgement.sessions {
         let key = match session.verdict {
             Verdict::Untracked if !check.all => continue,
             Verdict::Untracked => Key::Untracked,
-            _ => Key::Server(session.server, session.end),
+            // The same address may be another service in another network.
+            _ => {
+                let network = check.namer.of(session).network;
+                Key::Server(session.server, session.end, network.map(|it| it.id.as_str()))
+            }
         };
         let at = *index.entry(key).or_insert_with(|| {
             groups.push((
@@ -118,10 +123,12 @@ fn title(check: &Check<'_>, group: &Group<'_>, directors: &BTreeSet<usize>) -> S
         return "No load balancer between".to_owned();
     }
     let server = first.server;
-    let what = match first.end {
+    let address = match first.end {
         End::Client => server.to_string(),
         End::Backend => format!("backend {server}"),
     };
+    let names = check.namer.of(first);
+    let what = names.describe(&address);
     let namespaces = directors.iter().map(|at| &check.snapshot.namespaces[*at]);
     let mut timeouts: Vec<Option<Duration>> =
         namespaces.map(|it| timeout(it, first.table)).collect();
@@ -135,6 +142,8 @@ fn title(check: &Check<'_>, group: &Group<'_>, directors: &BTreeSet<usize>) -> S
     };
     match directors.first() {
         None => what,
+        // Its network's own director: the network says it better.
+        Some(_) if directors.len() == 1 && names.network.is_some() => format!("{what}{memory}"),
         Some(only) if directors.len() == 1 => {
             let name = escape(&check.snapshot.namespaces[*only].name, text::NAME);
             format!("{what} through {name}{memory}")
@@ -161,7 +170,9 @@ struct Row {
 
 impl Row {
     fn new(check: &Check<'_>, session: &Session) -> Self {
+        let names = check.namer.of(session);
         let way = match (session.verdict, session.backend) {
+            _ if names.task.is_some() => format!("{} → {}", session.client, task(&names)),
             (Verdict::Untracked, _) => format!("{} → {}", session.client, session.server),
             // The port is mostly the same, and stands above.
             (_, Some(backend)) if backend.port() == session.server.port() => match backend.ip() {
@@ -181,6 +192,12 @@ impl Row {
     }
 }
 
+/// `db.1@node2`: the backend's task, which says more than its address.
+fn task(names: &Names<'_>) -> String {
+    let task = names.task.map_or(String::new(), |task| escape(&short_task(&task.name), WHO));
+    names.node().map_or(task.clone(), |node| format!("{task}@{}", escape(&node, WHO)))
+}
+
 /// The container and the process that hold the socket, as far as they are known.
 fn who(check: &Check<'_>, session: &Session) -> String {
     let namespace = check.namespace(session.socket);
@@ -190,7 +207,7 @@ fn who(check: &Check<'_>, session: &Session) -> String {
     });
     let container = namespace.container.as_ref();
     let container = match container.and_then(|container| container.name.as_deref()) {
-        Some(name) => Some(escape(name, WHO)),
+        Some(name) => Some(escape(&short_task(name), WHO)),
         // A short ID says little: it stands in only where nothing better is there.
         None if process.is_none() => container.map(|container| escape(&container.id, 12)),
         None => None,

@@ -24,7 +24,7 @@ fn directors(snapshot: &Snapshot) -> impl Iterator<Item = &Namespace> {
         let translating = namespace.conntrack.as_ref().is_some_and(|conntrack| {
             !conntrack.entries.is_empty() || (namespace.translates && namespace.container.is_none())
         });
-        namespace.selected && (namespace.ipvs.is_some() || translating)
+        snapshot.concerns(namespace) && (namespace.ipvs.is_some() || translating)
     })
 }
 

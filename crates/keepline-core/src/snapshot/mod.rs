@@ -2,6 +2,8 @@
 //! or read from a capture file.
 
 mod capture;
+mod join;
+mod select;
 mod tables;
 pub mod topology;
 
@@ -14,6 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use capture::{CaptureError, SCHEMA};
+pub use select::{Asked, Select, SelectError};
 pub use tables::{
     Conntrack, ConntrackTimeouts, Destination, Entry, EntryState, Forwarding, Ipvs, Listing,
     Service, ServiceId, Timeouts,
@@ -43,6 +46,12 @@ pub struct Snapshot {
     /// What the Engine told, where there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub topology: Option<Topology>,
+    /// Why names are missing, where there is an Engine that should have told them.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub unnamed: Vec<String>,
+    /// Services and networks that were asked for.
+    #[serde(skip_serializing_if = "Asked::is_empty", default)]
+    pub asked: Asked,
     /// What could not be seen.
     pub incomplete: Vec<Incomplete>,
 }
@@ -71,6 +80,10 @@ pub struct Namespace {
     pub neighbours: Vec<(IpAddr, LinkAddress)>,
     /// Whether address translation is set up in it (nat chains of nftables or iptables).
     pub translates: bool,
+    /// Whether the Engine's nftables data plane balances here instead of IPVS
+    /// (tables `docker-lb-nat`, `docker-lb-dsr`).
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub nftables_balances: bool,
     /// Marks that netfilter sets here, by which IPVS knows what to balance.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub marks: Vec<Mark>,

@@ -88,6 +88,9 @@ pub struct Ipvs {
     pub conntrack: Option<bool>,
     /// `net.ipv4.vs.expire_nodest_conn`.
     pub expire_nodest_conn: Option<bool>,
+    /// `net.ipv4.vs.conn_reuse_mode`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub conn_reuse_mode: Option<u32>,
 }
 
 /// How the IPVS entries were read.

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use keepline_core::snapshot::{
-    Conntrack, ConntrackTimeouts, Destination, Entry, EntryState, Forwarding, Ipvs,
+    Asked, Conntrack, ConntrackTimeouts, Destination, Entry, EntryState, Forwarding, Ipvs,
     KeepaliveSettings, Listing, Mark, Namespace, SCHEMA, SecondLook, SecondLookResult, Service,
     ServiceId, Snapshot, Socket, TcpState, Timeouts, Timer,
 };
@@ -89,6 +89,7 @@ pub fn ipvs(id: ServiceId) -> Ipvs {
         entries: Vec::new(),
         conntrack: Some(true),
         expire_nodest_conn: Some(true),
+        conn_reuse_mode: Some(0),
     }
 }
 
@@ -113,6 +114,8 @@ pub fn snapshot(namespaces: Vec<Namespace>) -> Snapshot {
         namespaces,
         second_look: Vec::new(),
         topology: None,
+        unnamed: Vec::new(),
+        asked: Asked::default(),
         incomplete: Vec::new(),
     }
 }

@@ -5,4 +5,5 @@
 mod build;
 mod directors;
 mod lifetimes;
+mod names;
 mod properties;

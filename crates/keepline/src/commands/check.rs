@@ -68,7 +68,7 @@ impl Look {
     }
 
     fn check(&self, args: &CheckArgs) -> Check<'_> {
-        Check { snapshot: &self.snapshot, judgement: &self.judgement, all: args.all }
+        Check::new(&self.snapshot, &self.judgement, args.all)
     }
 
     pub(super) fn render(

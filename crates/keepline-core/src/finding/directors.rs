@@ -1,0 +1,181 @@
+//! Findings about a director rather than a session.
+
+use std::time::Duration;
+
+use super::{Code, Finding, fix};
+use crate::{
+    duration::human,
+    session::Session,
+    snapshot::{Ipvs, Listing, Namespace, Snapshot, topology::Network},
+};
+
+/// A conntrack table fuller than this is nearly full (per cent).
+const NEARLY_FULL: u64 = 90;
+
+/// Findings on the directors that were asked for, or that sessions go through.
+pub(super) fn find(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
+    let mut through = vec![0; snapshot.namespaces.len()];
+    for director in sessions.iter().filter_map(|session| session.director) {
+        through[director] += 1;
+    }
+    let mut findings = Vec::new();
+    let topology = snapshot.topology.as_ref();
+    for (at, namespace) in snapshot.namespaces.iter().enumerate() {
+        if through[at] == 0 && !snapshot.concerns(namespace) {
+            continue;
+        }
+        let mut add = |code: Code, detail: String, fix: String| {
+            findings.push(Finding {
+                code,
+                sessions: through[at],
+                detail,
+                fix: vec![fix],
+                director: Some(at),
+            });
+        };
+        if let Some((detail, fix)) = conntrack_shorter(namespace) {
+            add(Code::CONNTRACK_SHORTER, detail, fix);
+        }
+        if let Some((detail, fix)) = table_full(namespace) {
+            add(Code::TABLE_FULL, detail, fix);
+        }
+        if namespace.ipvs.as_ref().is_some_and(|ipvs| ipvs.listing == Listing::TooSlow) {
+            let detail = format!(
+                "the IPVS table of {} is large, and kernel {} lists it in quadratic time (mended \
+                 in 6.14): lifetimes are told from conntrack and each session's silence instead",
+                namespace.name, snapshot.kernel
+            );
+            add(Code::SLOW_TABLE, detail, fix::inside(namespace, "conntrack -C"));
+        }
+        let network = topology.and_then(|it| it.network_of_director(namespace.file()));
+        if let Some((detail, fix)) = not_as_intended(namespace, network) {
+            add(Code::DIRECTOR_SETTINGS, detail, fix);
+        }
+        if let Some((detail, fix)) = without_conntrack(namespace) {
+            add(Code::CONNTRACK_OFF, detail, fix);
+        }
+        if let Some((detail, fix)) = network.and_then(|it| replies_go_past(namespace, it)) {
+            add(Code::DIRECT_REPLIES, detail, fix);
+        }
+        if namespace.nftables_balances {
+            let detail = format!(
+                "{} balances with nftables (tables docker-lb-…), not with IPVS: conntrack decides \
+                 there how long a session is remembered",
+                namespace.name
+            );
+            add(Code::NFTABLES_BALANCES, detail, fix::inside(namespace, "nft list ruleset"));
+        }
+    }
+    findings
+}
+
+/// IPVS keeps its entry, but conntrack drops the one that holds the translation.
+fn conntrack_shorter(namespace: &Namespace) -> Option<(String, String)> {
+    let ipvs = namespace.ipvs.as_ref().filter(|ipvs| ipvs.conntrack == Some(true))?;
+    let conntrack = namespace.conntrack.as_ref()?.timeouts?;
+    let (longer, shorter) = (ipvs.timeouts.tcp, conntrack.established);
+    (longer > shorter && !ipvs.services.is_empty()).then(|| {
+        let detail = format!(
+            "{} remembers sessions for {} in IPVS, but for {} in conntrack, which holds their \
+             translation: they are lost after the shorter time",
+            namespace.name,
+            human(longer),
+            human(shorter)
+        );
+        let enough = longer.saturating_add(Duration::from_secs(60));
+        (detail, fix::conntrack_established(namespace, enough))
+    })
+}
+
+fn table_full(namespace: &Namespace) -> Option<(String, String)> {
+    let conntrack = namespace.conntrack.as_ref()?;
+    let max = conntrack.max.filter(|max| *max > 0)?;
+    let full = conntrack.count.saturating_mul(100) / max >= NEARLY_FULL;
+    if !full && conntrack.early_drop == 0 && conntrack.drop == 0 {
+        return None;
+    }
+    let detail = format!(
+        "{} of {max} conntrack entries are in use in {}; {} were dropped early to make room and \
+         {} packets refused since it began: sessions are forgotten long before their time",
+        conntrack.count, namespace.name, conntrack.early_drop, conntrack.drop
+    );
+    // One limit for all namespaces, set in the initial one (nf_conntrack_standalone.c).
+    Some((detail, format!("sysctl -w net.netfilter.nf_conntrack_max={}", max.saturating_mul(2))))
+}
+
+/// File names of the directors that the Engine makes.
+fn is_swarms(namespace: &Namespace, network: Option<&Network>) -> bool {
+    let file = namespace.file();
+    network.is_some() || file.starts_with("lb_") || file == "ingress_sbox"
+}
+
+/// A director of Swarm whose settings are not those that the Engine gives it
+/// (`createLBNetworkSandbox`, `kernelParams` in moby's osl/namespace_linux.go).
+fn not_as_intended(namespace: &Namespace, network: Option<&Network>) -> Option<(String, String)> {
+    let ipvs = namespace.ipvs.as_ref().filter(|_| is_swarms(namespace, network))?;
+    let reuse = ipvs.conn_reuse_mode.filter(|mode| *mode != 0);
+    let what = match (ipvs.expire_nodest_conn, reuse) {
+        (Some(false), _) => (
+            "expire_nodest_conn",
+            0,
+            1,
+            "packets of sessions whose backend was removed vanish until the entry runs out, and \
+             a longer timeout makes that worse",
+        ),
+        (_, Some(mode)) => (
+            "conn_reuse_mode",
+            mode,
+            0,
+            "a connection from a port that was used before can be delayed by a second or go to \
+             a backend that is being removed",
+        ),
+        _ => return None,
+    };
+    let (name, is, should, then) = what;
+    let detail = format!(
+        "{}: net.ipv4.vs.{name} is {is}, where Swarm means it to be {should}: {then}",
+        namespace.name
+    );
+    Some((detail, fix::ipvs_sysctl(namespace, name, should)))
+}
+
+/// IPVS remembers, but conntrack does not take part: something turned it off there.
+fn without_conntrack(namespace: &Namespace) -> Option<(String, String)> {
+    let ipvs = namespace.ipvs.as_ref().filter(|_| is_swarms(namespace, None))?;
+    let silent = |ipvs: &Ipvs| {
+        let entries = namespace.conntrack.as_ref().map_or(0, |conntrack| conntrack.count);
+        entries == 0 && !ipvs.entries.is_empty()
+    };
+    let (why, fix) = if ipvs.conntrack == Some(false) {
+        ("net.ipv4.vs.conntrack is 0", fix::ipvs_sysctl(namespace, "conntrack", 1))
+    } else if silent(ipvs) {
+        let rules = fix::inside(namespace, "iptables -t raw -S");
+        (
+            "IPVS has entries and conntrack has none (a rule with CT --notrack, such as that of \
+          docker-ingress-routing-daemon)",
+            rules,
+        )
+    } else {
+        return None;
+    };
+    let detail = format!(
+        "{} keeps its sessions in IPVS alone: {why}. Verdicts there rest on the IPVS listing, \
+         which older kernels read slowly and can read with gaps",
+        namespace.name
+    );
+    Some((detail, fix))
+}
+
+/// Direct server return: the director sees what clients send, and nothing of what backends do.
+fn replies_go_past(namespace: &Namespace, network: &Network) -> Option<(String, String)> {
+    network.dsr.then(|| {
+        let detail = format!(
+            "network {} was made with --opt dsr: replies go past {}, so only what a client sends \
+             (its own keepalive, or its answer to the backend's) keeps a session remembered",
+            crate::report::text::escape(&network.name, crate::report::text::NAME),
+            namespace.name
+        );
+        let name = fix::quoted(&network.name);
+        (detail, format!("docker network inspect -f '{{{{.Options}}}}' {name}"))
+    })
+}

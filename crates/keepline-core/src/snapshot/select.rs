@@ -1,0 +1,171 @@
+//! What was asked for, and what of a snapshot it means. The same for a live look and a capture.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{Namespace, Snapshot, Topology, topology::ResolveError};
+
+/// Which part of the machine. Empty: everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Select {
+    /// Containers, by name, ID or unique prefix of either.
+    pub containers: Vec<String>,
+    /// Swarm services, likewise.
+    pub services: Vec<String>,
+    /// Docker networks, likewise.
+    pub networks: Vec<String>,
+    /// Network namespaces: a path, or a name in `/var/run/netns` or Docker's netns folder.
+    pub netns: Vec<String>,
+    /// The namespaces of these processes.
+    pub pids: Vec<u32>,
+}
+
+impl Select {
+    /// Whether everything is asked for.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Services and networks that were asked for: sessions are chosen by them one by one, since one
+/// namespace may carry those of several.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Names of services.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub services: Vec<String>,
+    /// Ids of networks.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub networks: Vec<String>,
+}
+
+impl Asked {
+    /// Whether no service and no network was asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.networks.is_empty()
+    }
+}
+
+/// Why something selected is not exactly one thing that was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SelectError {
+    /// The Engine knows none, or several.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The Engine told nothing, so a name cannot be looked up.
+    #[error("no {kind} `{name}`: {why}", name = .name.escape_debug())]
+    Unnamed {
+        /// `container`, `network` or `service`.
+        kind: &'static str,
+        /// The name as given.
+        name: String,
+        /// Why no names are known.
+        why: String,
+    },
+    /// Known by name, but its namespace was not seen.
+    #[error("container `{name}` has no network namespace that can be seen from here", name = .name.escape_debug())]
+    NotSeen {
+        /// The name as given.
+        name: String,
+    },
+}
+
+impl Snapshot {
+    /// Marks what was asked for: the namespaces in `inodes`, and the containers, services and
+    /// networks of `select` (its `netns` and `pids` are what `inodes` were found by).
+    ///
+    /// # Errors
+    /// When a name fits nothing, or several.
+    pub fn select(&mut self, select: &Select, inodes: &BTreeSet<u64>) -> Result<(), SelectError> {
+        let mut chosen: Vec<bool> =
+            self.namespaces.iter().map(|namespace| inodes.contains(&namespace.inode)).collect();
+        for name in &select.containers {
+            chosen[self.container(name)?] = true;
+        }
+        let mut asked = Asked::default();
+        for name in &select.services {
+            asked.services.push(self.names("service", name)?.resolve_service(name)?.name.clone());
+        }
+        for name in &select.networks {
+            asked.networks.push(self.names("network", name)?.resolve_network(name)?.id.clone());
+        }
+        for (namespace, chosen) in self.namespaces.iter_mut().zip(chosen) {
+            namespace.selected = chosen;
+        }
+        self.asked = asked;
+        Ok(())
+    }
+
+    /// Whether something was asked for that this namespace is director of, or it was itself.
+    #[must_use]
+    pub fn concerns(&self, namespace: &Namespace) -> bool {
+        if namespace.selected {
+            return true;
+        }
+        let topology = self.topology.as_ref().filter(|_| !self.asked.is_empty());
+        let Some(network) = topology.and_then(|it| it.network_of_director(namespace.file())) else {
+            return false;
+        };
+        self.asked.networks.contains(&network.id)
+            || network.services.iter().any(|service| self.asked.services.contains(&service.name))
+    }
+
+    fn names(&self, kind: &'static str, name: &str) -> Result<&Topology, SelectError> {
+        self.topology.as_ref().ok_or_else(|| SelectError::Unnamed {
+            kind,
+            name: name.to_owned(),
+            why: self
+                .unnamed
+                .first()
+                .cloned()
+                .unwrap_or_else(|| "no Docker Engine told names; give --netns or --pid".to_owned()),
+        })
+    }
+
+    /// Index of the namespace of a container.
+    fn container(&self, name: &str) -> Result<usize, SelectError> {
+        let fits = |namespace: &Namespace| {
+            let container = namespace.container.as_ref().filter(|_| !name.is_empty());
+            container.is_some_and(|container| {
+                container.id.starts_with(name) || container.name.as_deref() == Some(name)
+            })
+        };
+        let known = match self.names("container", name) {
+            Ok(topology) => topology.resolve_container(name).map_err(SelectError::from),
+            Err(error) => Err(error),
+        };
+        let container = match known {
+            Ok(container) => container,
+            // Its id is written on its processes too, whether the Engine answers or not, and a
+            // capture may hold its name.
+            Err(error) => {
+                let mut fitting = (0..).zip(&self.namespaces).filter(|(_, at)| fits(at));
+                return match (fitting.next(), fitting.next()) {
+                    (Some((at, _)), None) => Ok(at),
+                    _ => Err(error),
+                };
+            }
+        };
+        let topology = self.topology.as_ref();
+        let holder = container
+            .shares
+            .as_ref()
+            .and_then(|owner| topology?.containers.iter().find(|it| it.id == *owner))
+            .unwrap_or(container);
+        let file = holder.sandbox.as_deref().and_then(|path| path.rsplit('/').next());
+        self.namespaces
+            .iter()
+            .position(|namespace| {
+                if holder.host_network {
+                    return namespace.name == "host";
+                }
+                file == Some(namespace.file())
+                    || namespace.container.as_ref().is_some_and(|it| it.id == holder.id)
+            })
+            .ok_or_else(|| SelectError::NotSeen { name: name.to_owned() })
+    }
+}

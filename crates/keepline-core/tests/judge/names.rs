@@ -1,0 +1,226 @@
+//! The Engine's names joined to what was seen, and what is chosen by them.
+
+use std::collections::BTreeSet;
+
+use keepline_core::{
+    Code, Judgement, Options, Snapshot, judge,
+    names::{Namer, Names},
+    snapshot::{
+        SecondLookResult, Select, Topology,
+        topology::{Attachment, Container, Network, NetworkService, Port, Service, Task},
+    },
+};
+
+use crate::build::*;
+
+const NETWORK: &str = "edja88p19aaaaaaaaaaaaaaaa";
+
+fn container(id: char, name: &str, file: &str, address: &str) -> Container {
+    Container {
+        id: id.to_string().repeat(64),
+        name: name.to_owned(),
+        sandbox: Some(format!("/var/run/docker/netns/{file}")),
+        host_network: false,
+        shares: None,
+        service: None,
+        task: None,
+        stack: None,
+        node: None,
+        networks: vec![Attachment {
+            network: NETWORK.to_owned(),
+            name: "net1".to_owned(),
+            addresses: vec![address.parse().unwrap()],
+        }],
+    }
+}
+
+fn topology() -> Topology {
+    let service = NetworkService {
+        name: "db".to_owned(),
+        vip: Some(address(VIP).ip()),
+        fwmark: Some(256),
+        ports: Vec::new(),
+        tasks: vec![Task {
+            name: "db.1.x1y2z3a4b5c6d7e8f9g0h1i2j".to_owned(),
+            address: address(BACKEND_ADDRESS).ip(),
+            host: Some("192.168.77.2".parse().unwrap()),
+            node: None,
+            endpoint: None,
+        }],
+    };
+    Topology {
+        containers: vec![
+            container('a', "app", "client", "10.0.1.6"),
+            container('b', "db.1.x1y2z3a4b5c6d7e8f9g0h1i2j", "backend", "10.0.1.4"),
+        ],
+        networks: vec![Network {
+            id: NETWORK.to_owned(),
+            name: "net1".to_owned(),
+            driver: "overlay".to_owned(),
+            lb_namespace: Some("lb_edja88p19".to_owned()),
+            services: vec![service],
+            ..Network::default()
+        }],
+        services: vec![
+            Service { id: Some("s1".to_owned()), name: "db".to_owned(), mode: None, ports: vec![] },
+            Service {
+                id: Some("s2".to_owned()),
+                name: "dba".to_owned(),
+                mode: None,
+                ports: vec![],
+            },
+        ],
+        ..Topology::default()
+    }
+}
+
+fn named(mut snapshot: Snapshot) -> Snapshot {
+    snapshot.join(topology());
+    snapshot
+}
+
+fn judged(snapshot: &Snapshot) -> Judgement {
+    judge(snapshot, &Options::default())
+}
+
+fn names(snapshot: &Snapshot) -> Names<'_> {
+    let judgement = judged(snapshot);
+    assert_eq!(judgement.sessions.len(), 1, "{:?}", judgement.sessions);
+    Namer::new(snapshot).of(&judgement.sessions[0])
+}
+
+#[test]
+fn a_session_gets_all_its_names() {
+    let snapshot = named(swarm(Some(entry(800))));
+    let names = names(&snapshot);
+    assert_eq!(names.network.unwrap().name, "net1");
+    assert_eq!(names.service, Some("db"));
+    assert_eq!(names.task.unwrap().name, "db.1.x1y2z3a4b5c6d7e8f9g0h1i2j");
+    assert_eq!(names.node().as_deref(), Some("192.168.77.2"), "a worker knows no host name");
+    let container = snapshot.namespaces[CLIENT].container.as_ref().unwrap();
+    assert_eq!(container.name.as_deref(), Some("app"));
+    assert_eq!(snapshot.namespaces[DIRECTOR].container, None);
+    let finding = &judged(&snapshot).findings[0];
+    assert!(finding.detail.contains("to service db on net1 (10.0.1.2:7000)"), "{}", finding.detail);
+}
+
+#[test]
+fn a_forgotten_session_whose_backend_is_elsewhere_keeps_network_and_service() {
+    let mut snapshot = named(swarm(None));
+    snapshot.namespaces[BACKEND].sockets.clear();
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    let names = names(&snapshot);
+    assert_eq!((names.network.unwrap().name.as_str(), names.service), ("net1", Some("db")));
+    assert!(names.task.is_none(), "which task it was is not known any more");
+}
+
+#[test]
+fn straight_to_a_task_is_untracked_and_named() {
+    let mut snapshot = named(swarm(None));
+    client(&mut snapshot).remote = address(BACKEND_ADDRESS);
+    snapshot.namespaces[BACKEND].sockets[0].remote = address(CLIENT_ADDRESS);
+    let judgement = judged(&snapshot);
+    assert_eq!(judgement.summary.untracked, 1, "{:?}", judgement.sessions);
+    let names = Namer::new(&snapshot).of(&judgement.sessions[0]);
+    assert_eq!(names.service, Some("db"));
+    assert!(names.task.unwrap().name.starts_with("db.1."));
+}
+
+#[test]
+fn a_published_port_is_named_from_the_tasks_side() {
+    let mut snapshot = swarm(Some(entry(800)));
+    snapshot.namespaces[CLIENT].sockets.clear();
+    let mut topology = topology();
+    topology.networks[0].ingress = true;
+    topology.networks[0].services[0].vip = None;
+    topology.networks[0].services[0].ports.push(Port {
+        published: 7000,
+        target: 7000,
+        protocol: None,
+        host_mode: false,
+    });
+    snapshot.join(topology);
+    let names = names(&snapshot);
+    assert_eq!(names.service, Some("db"));
+    assert!(names.task.is_some());
+}
+
+#[test]
+fn sessions_are_chosen_by_service_and_network() {
+    let chosen = |select: &Select| {
+        let mut snapshot = named(swarm(Some(entry(800))));
+        snapshot.select(select, &BTreeSet::new()).map(|()| {
+            let concerned = snapshot.namespaces.iter().filter(|it| snapshot.concerns(it)).count();
+            (judged(&snapshot).sessions.len(), concerned)
+        })
+    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let services = |given: &[&str]| Select { services: names(given), ..Select::default() };
+    let networks = |given: &[&str]| Select { networks: names(given), ..Select::default() };
+    let containers = |given: &[&str]| Select { containers: names(given), ..Select::default() };
+    assert_eq!(chosen(&services(&["db"])), Ok((1, 1)));
+    assert_eq!(chosen(&services(&["dba"])), Ok((0, 0)));
+    assert_eq!(chosen(&networks(&["net1"])), Ok((1, 1)));
+    assert_eq!(chosen(&networks(&["edja"])), Ok((1, 1)));
+    assert_eq!(chosen(&containers(&["app"])), Ok((1, 1)));
+    assert_eq!(chosen(&containers(&["db.1"])), Ok((1, 1)), "the other end counts");
+    let why = |select: &Select| chosen(select).unwrap_err().to_string();
+    assert!(why(&services(&["d"])).contains("fits several: db (s1), dba (s2)"));
+    assert!(
+        why(&networks(&["net2"])).contains("no network `net2` on this node; did you mean net1")
+    );
+    assert!(why(&containers(&["nobody"])).contains("no container `nobody`"));
+}
+
+#[test]
+fn without_the_engine_names_cannot_be_looked_up_and_it_is_said_why() {
+    let mut snapshot = swarm(Some(entry(800)));
+    snapshot.unnamed.push("the Docker Engine at unix:///x did not answer within 3s".to_owned());
+    let select = Select { services: vec!["db".to_owned()], ..Select::default() };
+    let error = snapshot.select(&select, &BTreeSet::new()).unwrap_err().to_string();
+    assert!(error.contains("no service `db`: the Docker Engine at"), "{error}");
+    let codes: Vec<Code> = judged(&snapshot).findings.iter().map(|it| it.code).collect();
+    assert!(codes.contains(&Code::NAMES_MISSING), "{codes:?}");
+}
+
+fn codes(snapshot: &Snapshot) -> Vec<Code> {
+    judged(snapshot).findings.iter().map(|finding| finding.code).collect()
+}
+
+#[test]
+fn settings_that_swarm_does_not_intend_are_findings() {
+    let mut snapshot = named(swarm(Some(entry(800))));
+    assert_eq!(codes(&snapshot), [Code::NO_KEEPALIVE]);
+    tables(&mut snapshot).expire_nodest_conn = Some(false);
+    let finding =
+        judged(&snapshot).findings.into_iter().find(|it| it.code == Code::DIRECTOR_SETTINGS);
+    let finding = finding.expect("a finding");
+    assert_eq!(
+        finding.fix,
+        ["nsenter --net=/run/netns/lb_edja88p19 sysctl -w net.ipv4.vs.expire_nodest_conn=1"]
+    );
+    tables(&mut snapshot).expire_nodest_conn = Some(true);
+    tables(&mut snapshot).conn_reuse_mode = Some(1);
+    assert!(codes(&snapshot).contains(&Code::DIRECTOR_SETTINGS));
+    snapshot.namespaces[DIRECTOR].path = Some("/run/netns/mine".to_owned());
+    assert!(!codes(&snapshot).contains(&Code::DIRECTOR_SETTINGS), "another's director");
+}
+
+#[test]
+fn what_else_changes_how_a_director_remembers_is_a_finding() {
+    let mut snapshot = named(swarm(Some(entry(800))));
+    tables(&mut snapshot).conntrack = Some(false);
+    assert!(codes(&snapshot).contains(&Code::CONNTRACK_OFF));
+
+    let mut snapshot = named(swarm(Some(entry(800))));
+    snapshot.namespaces[DIRECTOR].conntrack = None;
+    assert!(codes(&snapshot).contains(&Code::CONNTRACK_OFF), "a rule with --notrack");
+
+    let mut snapshot = named(swarm(Some(entry(800))));
+    snapshot.topology.as_mut().unwrap().networks[0].dsr = true;
+    assert!(codes(&snapshot).contains(&Code::DIRECT_REPLIES));
+
+    let mut snapshot = named(nat(Some(entry(800))));
+    snapshot.namespaces[DIRECTOR].nftables_balances = true;
+    assert!(codes(&snapshot).contains(&Code::NFTABLES_BALANCES));
+}

@@ -6,22 +6,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod lab;
-
-use std::{path::Path, process::Command, thread::sleep, time::Duration};
-
-use lab::{Lab, keepline, output, run_for_json};
-
 /// Leaves a test that cannot run here, aloud.
 macro_rules! needs_root_and_nft {
     () => {
-        if let Some(why) = lab::impossible() {
+        if let Some(why) = $crate::lab::impossible() {
             assert!(std::env::var_os("CI").is_none(), "cannot run in CI: {why}");
             println!("SKIP: {why}");
             return;
         }
     };
 }
+
+mod act;
+mod lab;
+
+use std::{path::Path, process::Command, thread::sleep, time::Duration};
+
+use lab::{Lab, keepline, output, run_for_json};
 
 #[test]
 fn demo_ends_as_told_and_leaves_nothing() {

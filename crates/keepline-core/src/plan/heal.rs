@@ -209,9 +209,7 @@ fn backend(
     let here = |other: &&Namespace| {
         !std::ptr::eq(*other, namespace) && other.addresses.contains(&way.backend.ip())
     };
-    if snapshot.namespaces.iter().any(|other| {
-        here(&other) && other.listeners.iter().any(|it| it.port() == way.backend.port())
-    }) {
+    if snapshot.namespaces.iter().any(|other| here(&other)) {
         return Err(format!(
             "backend {} is on this machine and has no socket for it: it has closed the session",
             way.backend

@@ -7,11 +7,13 @@ pub mod duration;
 pub mod finding;
 pub mod judge;
 pub mod names;
+pub mod plan;
 pub mod report;
 pub mod session;
 pub mod snapshot;
 
 pub use finding::{Code, Finding, Severity};
 pub use judge::{Judgement, Options, judge};
+pub use plan::Plan;
 pub use session::{Session, Verdict};
 pub use snapshot::Snapshot;

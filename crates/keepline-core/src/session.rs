@@ -72,6 +72,17 @@ pub struct SocketRef {
     pub socket: usize,
 }
 
+/// Position of an entry in a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryRef {
+    /// Index of the namespace.
+    pub namespace: usize,
+    /// Which of its tables.
+    pub table: Table,
+    /// Index in that.
+    pub entry: usize,
+}
+
 /// The end of a session by which it is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
@@ -141,6 +152,10 @@ pub enum Why {
     Unreadable,
     /// Keepalive keeps the entry alive.
     KeptAlive,
+    /// The strategy `hold` keeps the entry alive.
+    Held,
+    /// The strategy `rehash` makes the entry anew at the client's next packet.
+    Rehashed,
     /// Nothing keeps it alive, but its loss is further away than the horizon.
     BeyondHorizon,
     /// No keepalive.
@@ -184,6 +199,8 @@ pub struct Session {
     pub table: Option<Table>,
     /// Entry, where it is there.
     pub entry: Option<EntryView>,
+    /// Where its addresses were read: of an IPVS entry that was not listed, conntrack's.
+    pub entry_at: Option<EntryRef>,
     /// Since the last packet.
     pub idle: Option<Duration>,
     /// Until the entry is gone, if nothing is sent.
@@ -220,6 +237,10 @@ impl Session {
                 ),
                 _ => "kept alive".to_owned(),
             },
+            Why::Held => format!("held: its entry is renewed before it runs out in {left}"),
+            Why::Rehashed => {
+                "the client's next packet makes a lost entry anew (mh, sloppy_tcp)".to_owned()
+            }
             Why::BeyondHorizon => format!("no loss within the horizon; entry runs out in {left}"),
             Why::NoKeepalive => format!("no keepalive; entry runs out in {left}"),
             Why::KeepaliveLate => match self.keepalive {

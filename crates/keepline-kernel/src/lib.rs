@@ -5,10 +5,12 @@
 
 mod error;
 pub mod iptables;
+pub mod multicast;
 pub mod namespaces;
 pub mod netlink;
 pub mod pidfd;
 pub mod procfs;
 pub mod rights;
+mod sockopt;
 
 pub use error::Error;

@@ -99,6 +99,15 @@ pub fn identify(path: &Path) -> Result<u64, Error> {
     Ok(metadata.ino())
 }
 
+/// `SO_NETNS_COOKIE` of the calling thread's network namespace: unlike its inode, it is never given
+/// to another. None before kernel 5.14.
+#[must_use]
+pub fn cookie() -> Option<u64> {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
+    crate::sockopt::netns_cookie(&any)
+}
+
 /// Runs `work` in the namespace `inode` at `path`, on a thread of its own that ends with it: no thread
 /// that was ever in a foreign namespace serves anything else. What `work` opens stays in that
 /// namespace, wherever it is used later.

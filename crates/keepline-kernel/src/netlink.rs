@@ -2,15 +2,12 @@
 //!
 //! The socket belongs to the network namespace in which it was opened, wherever its owner goes.
 
-use std::{
-    io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-};
+use std::{io, os::fd::OwnedFd};
 
 use keepline_wire::nl::{self, Message};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
 
-use crate::Error;
+use crate::{Error, sockopt};
 
 /// Kernel subsystem behind a netlink socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,10 +73,10 @@ impl Socket {
                 .map_err(|source| Error::call("open", name, source))?;
         // Texts with errors, and errors without the whole request. Old kernels have neither.
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
-            let _ = set_option(&fd, libc::SOL_NETLINK, option, 1);
+            let _ = sockopt::set(&fd, libc::SOL_NETLINK, option, 1);
         }
         // A dump of a large table must not meet a full buffer. Without rights the default stays.
-        let _ = set_option(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 4 << 20);
+        let _ = sockopt::set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 4 << 20);
         net::bind(&fd, &netlink::SocketAddrNetlink::new(0, 0))
             .map_err(|source| Error::call("bind", name, source))?;
         Ok(Self { fd, name })
@@ -172,6 +169,44 @@ impl Socket {
         }
     }
 
+    /// Sends requests that are answered by an acknowledgement each, many at a time. The result has
+    /// what the kernel said to each, in their order: None where it was carried out.
+    ///
+    /// Each request must have a sequence number of its own and ask for an acknowledgement.
+    ///
+    /// # Errors
+    /// When the socket fails, or an answer is malformed.
+    pub fn batch(
+        &self,
+        operation: &'static str,
+        requests: &[Vec<u8>],
+    ) -> Result<Vec<Option<Error>>, Error> {
+        /// So many are on their way at once: their acknowledgements must fit the receive buffer.
+        const AT_ONCE: usize = 128;
+        let answer = |source| Error::Answer { operation, source };
+        let mut results: Vec<Option<Error>> = Vec::with_capacity(requests.len());
+        let mut buffer = vec![0; BUFFER];
+        for some in requests.chunks(AT_ONCE) {
+            let mut places = rustc_hash::FxHashMap::default();
+            for request in some {
+                let sent = nl::messages(request).next().and_then(Result::ok);
+                places.insert(sent.map_or(0, |sent| sent.sequence), results.len());
+                results.push(None);
+            }
+            self.send(operation, &some.concat())?;
+            while !places.is_empty() {
+                for message in nl::messages(self.receive(operation, &mut buffer)?) {
+                    let message = message.map_err(answer)?;
+                    let Some(status) = message.status().map_err(answer)? else { continue };
+                    if let Some(at) = places.remove(&message.sequence) {
+                        results[at] = accept(operation, status).err();
+                    }
+                }
+            }
+        }
+        Ok(results)
+    }
+
     fn send(&self, operation: &'static str, request: &[u8]) -> Result<(), Error> {
         rustix::io::retry_on_intr(|| net::send(&self.fd, request, SendFlags::empty()))
             .map(drop)
@@ -200,13 +235,4 @@ fn accept(operation: &'static str, status: nl::Status) -> Result<(), Error> {
     }
     let source = io::Error::from_raw_os_error(status.errno);
     Err(Error::Refused { operation, source, text: status.text })
-}
-
-fn set_option(fd: &impl AsFd, level: i32, option: i32, value: i32) -> io::Result<()> {
-    let fd = fd.as_fd().as_raw_fd();
-    let length = libc::socklen_t::try_from(size_of::<i32>()).expect("four fits");
-    // SAFETY: `fd` is open for the duration of the call, and the value lives on this frame and
-    // has the length given.
-    let result = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

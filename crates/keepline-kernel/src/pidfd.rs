@@ -56,6 +56,22 @@ pub fn keepalive(socket: &OwnedFd) -> Result<Keepalive, Error> {
     })
 }
 
+/// Changes the keepalive settings of a TCP socket. Times are whole seconds, up to 32,767; where
+/// keepalive is on, the socket has been silent for `idle` already, and nothing is on its way, a
+/// probe leaves at once (`tcp_sock_set_keepidle_locked()`, `net/ipv4/tcp.c`).
+///
+/// # Errors
+/// When it is no TCP socket, or a value is out of the kernel's range.
+pub fn set_keepalive(socket: &OwnedFd, settings: &Keepalive) -> Result<(), Error> {
+    use rustix::net::sockopt;
+    let call = |source: rustix::io::Errno| Error::call("change", "keepalive settings", source);
+    // On first: the times set a running timer anew.
+    sockopt::set_socket_keepalive(socket, settings.enabled).map_err(call)?;
+    sockopt::set_tcp_keepintvl(socket, settings.interval).map_err(call)?;
+    sockopt::set_tcp_keepcnt(socket, settings.probes).map_err(call)?;
+    sockopt::set_tcp_keepidle(socket, settings.idle).map_err(call)
+}
+
 /// `SO_COOKIE`: the kernel's identity of a socket, as sock_diag shows it.
 ///
 /// # Errors

@@ -82,6 +82,25 @@ pub fn sysctl(path: &str) -> Option<u64> {
     fs::read_to_string(Path::new("/proc/sys").join(path)).ok()?.trim().parse().ok()
 }
 
+/// The same as text, for settings of any form: one line, as the kernel writes it.
+///
+/// # Errors
+/// When there is no such setting here, or it cannot be read.
+pub fn read_sysctl(path: &str) -> Result<String, crate::Error> {
+    fs::read_to_string(Path::new("/proc/sys").join(path))
+        .map(|text| text.trim().to_owned())
+        .map_err(|source| crate::Error::call("read", path.replace('/', "."), source))
+}
+
+/// Writes a kernel setting of the calling thread's network namespace.
+///
+/// # Errors
+/// When there is no such setting here, the kernel refuses the value, or rights are missing.
+pub fn write_sysctl(path: &str, value: &str) -> Result<(), crate::Error> {
+    fs::write(Path::new("/proc/sys").join(path), value)
+        .map_err(|source| crate::Error::call("write", path.replace('/', "."), source))
+}
+
 /// A file below the calling thread's `/proc/…/net`.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! Observe this machine: ties the kernel doors to the core.
 #![forbid(unsafe_code)]
 
+mod act;
 mod engine;
 mod error;
 mod marks;
@@ -8,6 +9,7 @@ mod owners;
 mod parallel;
 mod place;
 mod resolve;
+pub mod run;
 mod scan;
 mod second_look;
 mod tables;
@@ -21,6 +23,7 @@ use keepline_core::{
 };
 use keepline_kernel::rights::{Capability, Facts};
 
+pub use act::{ActError, Now, Obstacle, Report, Step, act, compare, undo};
 pub use error::NodeError;
 pub use keepline_core::snapshot::Select;
 pub use owners::Owners;
@@ -78,6 +81,7 @@ pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
         second_look: Vec::new(),
         incomplete,
         topology: None,
+        held: run::holds().into_iter().map(|hold| hold.scope).collect(),
         unnamed: Vec::new(),
         asked: Asked::default(),
     };

@@ -3,9 +3,11 @@
 
 use std::{net::IpAddr, path::Path, sync::OnceLock};
 
-use keepline_core::snapshot::{Incomplete, LinkAddress, Namespace, Socket, TcpState, Timer};
+use keepline_core::snapshot::{
+    Incomplete, KeepaliveDefaults, LinkAddress, Namespace, Socket, TcpState, Timer,
+};
 use keepline_kernel::{
-    Error,
+    Error, namespaces,
     netlink::{Consistency, Event, Protocol, Socket as Netlink},
     procfs,
 };
@@ -72,6 +74,7 @@ fn look(place: &Place, kernel_lists_fast: bool) -> Found {
         }
         Err(error) => found.missed("nat chains", &error),
     }
+    found.namespace.cookie = namespaces::cookie();
     let has_sockets = has_sockets();
     let has_ipvs = Path::new("/proc/thread-self/net/ip_vs").exists();
     // Of a director who it is on the link, of a client whom it talks to there.
@@ -82,6 +85,7 @@ fn look(place: &Place, kernel_lists_fast: bool) -> Found {
         }
     }
     if has_sockets {
+        found.namespace.keepalive_defaults = keepalive_defaults();
         match neighbours() {
             Ok(neighbours) => found.namespace.neighbours = neighbours,
             Err(error) => found.missed("neighbours", &error),
@@ -114,6 +118,11 @@ fn look(place: &Place, kernel_lists_fast: bool) -> Found {
         }
     });
     found
+}
+
+fn keepalive_defaults() -> Option<KeepaliveDefaults> {
+    let read = |name: &str| procfs::sysctl(&format!("net/ipv4/tcp_keepalive_{name}"));
+    Some(KeepaliveDefaults { time: read("time")?, intvl: read("intvl")?, probes: read("probes")? })
 }
 
 fn addresses() -> Result<Vec<IpAddr>, Error> {

@@ -34,6 +34,11 @@ const SLOW_FROM: u64 = 20_000;
 /// (`NF_FLOW_TIMEOUT`, `nf_ct_offload_timeout` in `include/net/netfilter/nf_conntrack.h`).
 const OFFLOADED: Duration = Duration::from_secs(86_400);
 
+/// Whether this kernel keeps its place in the listing of IPVS entries: since 6.14.
+pub(crate) fn lists_fast() -> bool {
+    keepline_kernel::rights::Facts::read(std::path::Path::new(crate::place::PROC)).at_least(6, 14)
+}
+
 /// Reads IPVS of the current namespace, if it balances anything.
 pub(crate) fn read_ipvs(found: &mut Found, kernel_lists_fast: bool) {
     match ipvs_of_here() {
@@ -50,6 +55,7 @@ pub(crate) fn read_ipvs(found: &mut Found, kernel_lists_fast: bool) {
                 entries: Vec::new(),
                 conntrack: flag("conntrack"),
                 expire_nodest_conn: flag("expire_nodest_conn"),
+                sloppy_tcp: flag("sloppy_tcp"),
                 conn_reuse_mode: number("conn_reuse_mode"),
             };
             if kernel_lists_fast || entries <= SLOW_FROM {
@@ -134,6 +140,7 @@ fn convert_service(service: &ipvs::Service, backends: &[ipvs::Destination]) -> O
     Some(Service {
         id,
         scheduler: service.scheduler.clone(),
+        flags: service.flags.0,
         persistent: persistent.then_some(service.persistence_timeout),
         destinations: backends
             .iter()

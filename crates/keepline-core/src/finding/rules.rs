@@ -43,7 +43,7 @@ fn about(why: Why) -> Option<Code> {
         Why::KeepaliveUnproven => Some(Code::KEEPALIVE_UNPROVEN),
         Why::Ambiguous => Some(Code::AMBIGUOUS),
         Why::NotConfirmed | Why::Unreadable => Some(Code::SCAN_INCOMPLETE),
-        Why::NoDirector | Why::KeptAlive | Why::BeyondHorizon => None,
+        Why::NoDirector | Why::KeptAlive | Why::Held | Why::Rehashed | Why::BeyondHorizon => None,
     }
 }
 

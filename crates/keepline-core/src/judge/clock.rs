@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use super::{
     Options,
-    index::{EntryRef, Index, entry, socket},
+    index::{Index, entry, socket},
     plain,
     route::Hop,
 };
 use crate::{
-    session::{End, EntryView, Keepalive, LifetimeSource, Session, SocketRef, Table, Verdict, Why},
+    session::{
+        End, EntryRef, EntryView, Keepalive, LifetimeSource, Session, SocketRef, Table, Verdict,
+        Why,
+    },
     snapshot::{Listing, Snapshot, Socket, TcpState, Timer},
 };
 
@@ -108,6 +111,8 @@ fn decide(
         session.director = Some(hop.namespace);
         session.table = Some(table);
         session.entry = Some(view);
+        session.entry_at =
+            if table == Table::Ipvs { hop.ipvs.or(hop.conntrack) } else { hop.conntrack };
     }
 }
 

@@ -10,20 +10,12 @@ use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
-    session::{SocketRef, Table},
+    session::{EntryRef, SocketRef, Table},
     snapshot::{Entry, LinkAddress, SecondLookResult, ServiceId, Snapshot, Socket},
 };
 
 /// From and to of a packet.
 pub(super) type Pair = (SocketAddr, SocketAddr);
-
-/// Position of an entry in a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct EntryRef {
-    pub namespace: usize,
-    pub table: Table,
-    pub entry: usize,
-}
 
 /// Entries by a pair of addresses. Holds positions only: the addresses stand in the snapshot.
 #[derive(Debug)]
@@ -228,7 +220,7 @@ pub(super) fn socket(snapshot: &Snapshot, at: SocketRef) -> &Socket {
 }
 
 /// The entry at a position that came from the same snapshot.
-pub(super) fn entry(snapshot: &Snapshot, at: EntryRef) -> &Entry {
+pub(crate) fn entry(snapshot: &Snapshot, at: EntryRef) -> &Entry {
     let namespace = &snapshot.namespaces[at.namespace];
     match at.table {
         Table::Ipvs => &namespace.ipvs.as_ref().expect("indexed from here").entries[at.entry],

@@ -8,6 +8,7 @@ mod clock;
 mod ends;
 mod index;
 mod route;
+mod strategies;
 
 use std::{cmp::Reverse, net::SocketAddr, time::Duration};
 
@@ -17,6 +18,9 @@ use crate::{
     session::{End, Session, SocketRef, Table, Verdict, Why},
     snapshot::{SecondLookResult, Snapshot, Timer},
 };
+pub(crate) use index::entry;
+pub(crate) use route::marked;
+
 use ends::{Backends, Ends};
 use index::Index;
 use route::Route;
@@ -200,23 +204,13 @@ fn sessions(snapshot: &Snapshot, options: &Options) -> Vec<Session> {
             Route::Direct | Route::Ambiguous | Route::Unreadable { .. } => {}
         }
     }
-    let asked = (!snapshot.asked.is_empty()).then(|| Namer::new(snapshot));
-    judged.retain(|session| selected(snapshot, asked.as_ref(), session));
+    strategies::regard(snapshot, &mut judged);
+    let scope = snapshot.scope();
+    if scope.namespaces.is_some() {
+        let namer = Namer::new(snapshot);
+        judged.retain(|session| strategies::within(snapshot, &scope, &namer, session));
+    }
     judged
-}
-
-/// `asked` names sessions where services or networks were asked for.
-fn selected(snapshot: &Snapshot, asked: Option<&Namer<'_>>, session: &Session) -> bool {
-    let chosen = |namespace: usize| snapshot.namespaces[namespace].selected;
-    chosen(session.socket.namespace)
-        || session.director.is_some_and(chosen)
-        || session.other_end.is_some_and(|end| chosen(end.namespace))
-        || asked.is_some_and(|namer| {
-            let names = namer.of(session);
-            let asked = &snapshot.asked;
-            names.service.is_some_and(|name| asked.services.iter().any(|it| it == name))
-                || names.network.is_some_and(|network| asked.networks.contains(&network.id))
-        })
 }
 
 /// A session of which nothing but its socket is known.
@@ -236,6 +230,7 @@ fn plain(snapshot: &Snapshot, at: SocketRef, verdict: Verdict, why: Why) -> Sess
         sent: None,
         table: None,
         entry: None,
+        entry_at: None,
         idle: socket.idle,
         orphaned_in: None,
         keepalive: clock::keepalive(socket),

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::index::{EntryRef, Index, Pair, entry, socket};
+use super::index::{Index, Pair, entry, socket};
 use crate::{
-    session::{SocketRef, Table},
+    session::{EntryRef, SocketRef, Table},
     snapshot::{Entry, Ipvs, Namespace, ServiceId, Snapshot, TcpState},
 };
 
@@ -309,6 +309,15 @@ fn marks(namespace: &Namespace, server: SocketAddr, own: bool) -> bool {
             && (!own || mark.address.is_some())
             && ipvs.services.iter().any(|service| service.id == ServiceId::Fwmark(mark.mark))
     })
+}
+
+/// The mark that packets to `server` get in this namespace, if one of its IPVS services has it.
+pub(crate) fn marked(namespace: &Namespace, server: SocketAddr) -> Option<u32> {
+    let ipvs = namespace.ipvs.as_ref()?;
+    let rules = namespace.marks.iter().filter(|mark| mark.matches(server));
+    rules
+        .map(|rule| rule.mark)
+        .find(|mark| ipvs.services.iter().any(|service| service.id == ServiceId::Fwmark(*mark)))
 }
 
 /// Whether it balances by marks, and no rule that sets one of them was seen.

@@ -10,7 +10,7 @@ use super::{Check, reason};
 use crate::{
     duration::seconds::{option, rounded},
     finding::{Code, Finding},
-    session::{Keepalive, Session, Verdict},
+    session::{Keepalive, Session, Verdict, Why},
     snapshot::{Incomplete, Process},
 };
 
@@ -135,7 +135,6 @@ struct SessionView<'a> {
     orphaned_in_seconds: Option<std::time::Duration>,
     entry: Option<EntryView>,
     keepalive: KeepaliveView,
-    /// Strategies come later: nothing is held yet.
     held: bool,
     netns: &'a str,
     director: Option<&'a str>,
@@ -201,7 +200,7 @@ impl<'a> SessionView<'a> {
                 timeout_seconds: rounded(entry.timeout),
             }),
             keepalive: keepalive(session.keepalive),
-            held: false,
+            held: session.why == Why::Held,
             netns: &namespace.name,
             director: check.director(session).map(|director| director.name.as_str()),
             table: session.table.map(crate::session::Table::name),

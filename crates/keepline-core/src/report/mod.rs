@@ -4,6 +4,8 @@
 pub mod human;
 pub mod json;
 pub mod nagios;
+pub mod plan;
+pub mod status;
 mod table;
 pub mod text;
 pub mod timeouts;

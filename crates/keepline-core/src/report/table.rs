@@ -227,6 +227,8 @@ fn forgotten(session: &Session) -> String {
     match session.why {
         Why::Forgotten | Why::ForgottenAtBackend => "already".to_owned(),
         Why::KeptAlive => "kept alive".to_owned(),
+        Why::Held => "held".to_owned(),
+        Why::Rehashed => "rehashed".to_owned(),
         Why::NoDirector => "-".to_owned(),
         Why::NotConfirmed => "not confirmed".to_owned(),
         Why::Ambiguous => "ambiguous".to_owned(),

@@ -16,7 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use capture::{CaptureError, SCHEMA};
-pub use select::{Asked, Select, SelectError};
+pub use select::{Asked, Scope, Select, SelectError};
 pub use tables::{
     Conntrack, ConntrackTimeouts, Destination, Entry, EntryState, Forwarding, Ipvs, Listing,
     Service, ServiceId, Timeouts,
@@ -46,6 +46,9 @@ pub struct Snapshot {
     /// What the Engine told, where there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub topology: Option<Topology>,
+    /// What is being held now, by whom ever.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub held: Vec<Scope>,
     /// Why names are missing, where there is an Engine that should have told them.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub unnamed: Vec<String>,
@@ -61,6 +64,10 @@ pub struct Snapshot {
 pub struct Namespace {
     /// Inode in nsfs: its identity.
     pub inode: u64,
+    /// `SO_NETNS_COOKIE`: never given to another namespace, unlike the inode. Absent before kernel
+    /// 5.14.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cookie: Option<u64>,
     /// What people call it: `host`, `lb_edja88p19`, a name in `/var/run/netns`, or `net:[4026532…]`.
     pub name: String,
     /// A path by which it can be entered, where there is one.
@@ -91,6 +98,9 @@ pub struct Namespace {
     pub listeners: Vec<SocketAddr>,
     /// Established and half-closed TCP sockets.
     pub sockets: Vec<Socket>,
+    /// Keepalive times of sockets that leave them to the system, where there are sockets.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub keepalive_defaults: Option<KeepaliveDefaults>,
     /// IPVS, where the kernel has it and something is balanced here.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ipvs: Option<Ipvs>,
@@ -184,6 +194,17 @@ pub struct KeepaliveSettings {
     pub interval: Duration,
     /// `TCP_KEEPCNT`.
     pub probes: u32,
+}
+
+/// `net.ipv4.tcp_keepalive_{time,intvl,probes}` of a namespace, in seconds and as a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepaliveDefaults {
+    /// Silence before the first probe; the kernel's default is 7200.
+    pub time: u64,
+    /// Between probes; 75.
+    pub intvl: u64,
+    /// Unanswered probes before the connection is given up; 9.
+    pub probes: u64,
 }
 
 /// One TCP socket.

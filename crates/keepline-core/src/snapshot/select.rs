@@ -50,6 +50,16 @@ impl Asked {
     }
 }
 
+/// Which sessions: what a selection came down to, kept to be compared with later looks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// Inodes of the namespaces whose sessions are meant; absent: every one.
+    pub namespaces: Option<BTreeSet<u64>>,
+    /// Services and networks.
+    #[serde(skip_serializing_if = "Asked::is_empty", default)]
+    pub asked: Asked,
+}
+
 /// Why something selected is not exactly one thing that was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SelectError {
@@ -98,6 +108,17 @@ impl Snapshot {
         }
         self.asked = asked;
         Ok(())
+    }
+
+    /// What was asked for, as a scope.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        let everything = self.namespaces.iter().all(|namespace| namespace.selected);
+        let chosen = self.namespaces.iter().filter(|namespace| namespace.selected);
+        Scope {
+            namespaces: (!everything).then(|| chosen.map(|namespace| namespace.inode).collect()),
+            asked: self.asked.clone(),
+        }
     }
 
     /// Whether something was asked for that this namespace is director of, or it was itself.

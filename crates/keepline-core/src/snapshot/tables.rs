@@ -88,6 +88,9 @@ pub struct Ipvs {
     pub conntrack: Option<bool>,
     /// `net.ipv4.vs.expire_nodest_conn`.
     pub expire_nodest_conn: Option<bool>,
+    /// `net.ipv4.vs.sloppy_tcp`: a packet from the middle of a session makes an entry.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sloppy_tcp: Option<bool>,
     /// `net.ipv4.vs.conn_reuse_mode`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub conn_reuse_mode: Option<u32>,
@@ -171,6 +174,9 @@ pub struct Service {
     pub id: ServiceId,
     /// Scheduler: `rr`, `mh` …
     pub scheduler: String,
+    /// `IP_VS_SVC_F_*`, `include/uapi/linux/ip_vs.h`.
+    #[serde(default)]
+    pub flags: u32,
     /// Persistence timeout, where persistent.
     #[serde(rename = "persistent_seconds", with = "seconds::option")]
     pub persistent: Option<Duration>,

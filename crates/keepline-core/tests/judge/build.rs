@@ -76,6 +76,7 @@ pub fn ipvs(id: ServiceId) -> Ipvs {
         services: vec![Service {
             id,
             scheduler: "rr".to_owned(),
+            flags: 2,
             persistent: None,
             destinations: vec![Destination {
                 address: SocketAddr::new(address(BACKEND_ADDRESS).ip(), port),
@@ -89,6 +90,7 @@ pub fn ipvs(id: ServiceId) -> Ipvs {
         entries: Vec::new(),
         conntrack: Some(true),
         expire_nodest_conn: Some(true),
+        sloppy_tcp: Some(false),
         conn_reuse_mode: Some(0),
     }
 }
@@ -114,6 +116,7 @@ pub fn snapshot(namespaces: Vec<Namespace>) -> Snapshot {
         namespaces,
         second_look: Vec::new(),
         topology: None,
+        held: Vec::new(),
         unnamed: Vec::new(),
         asked: Asked::default(),
         incomplete: Vec::new(),

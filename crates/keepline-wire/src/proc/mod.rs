@@ -4,6 +4,7 @@ pub mod ip_vs_conn;
 pub mod mountinfo;
 pub mod nf_conntrack_stat;
 pub mod sockstat;
+pub mod udp;
 
 /// What came of a table whose rows stand for themselves: one bad row does not spoil the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -364,6 +364,18 @@ impl Exact {
         self.request(SOCK_DIAG_BY_FAMILY, 0, 0, sequence)
     }
 
+    /// Closes this socket; acknowledged. See [`destroy`].
+    #[must_use]
+    pub fn destroy(&self, sequence: u32) -> Vec<u8> {
+        self.request(SOCK_DESTROY, NLM_F_ACK, 0, sequence)
+    }
+
+    /// Asks for this socket with `tcp_info`; answered as [`get`].
+    #[must_use]
+    pub fn get_with_info(&self, sequence: u32) -> Vec<u8> {
+        self.request(SOCK_DIAG_BY_FAMILY, 0, EXT_INFO, sequence)
+    }
+
     /// `struct inet_diag_req_v2`, 56 bytes.
     fn request(&self, kind: u16, flags: u16, ext: u8, sequence: u32) -> Vec<u8> {
         let (family, source, destination) =

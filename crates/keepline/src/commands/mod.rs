@@ -1,9 +1,12 @@
 //! One file for each command. Each returns the exit status, or an error for exit status 2.
 
+pub mod apply;
 pub mod capture;
 pub mod check;
+mod consent;
 pub mod explain;
 pub mod generate;
+pub mod standing;
 pub mod timeouts;
 mod watch;
 

@@ -4,7 +4,7 @@ use keepline_core::report::timeouts;
 
 use keepline_node::Owners;
 
-use crate::args::{Output, TimeoutsArgs};
+use crate::args::{Output, TimeoutsArgs, TimeoutsChange};
 use crate::{output, select};
 
 /// Prints what every director is set to. Exit status 1 if part of the machine was not seen.
@@ -12,6 +12,9 @@ use crate::{output, select};
 /// # Errors
 /// When it could not run.
 pub fn run(args: &TimeoutsArgs) -> anyhow::Result<u8> {
+    if let Some(TimeoutsChange::Set(wish)) = &args.change {
+        return super::apply::timeout(wish);
+    }
     let snapshot =
         select::snapshot(args.from.as_deref(), &args.select.to_select(), Owners::MostUrgent(0))?;
     output::stdout(|out| match args.output {

@@ -1,5 +1,7 @@
 //! The command line. Help shows examples first: most readers want one to copy.
 
+pub mod act;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,13 +19,15 @@ const TEMPLATE: &str = "\
 #[command(
     name = "keepline",
     version,
-    about = "Find TCP sessions that a load balancer has forgotten, or is about to forget",
+    about = "Find TCP sessions that a load balancer has forgotten, bring them back, stop the loss",
     help_template = TEMPLATE,
     before_help = "\
 Examples:
   keepline check                  every session on this machine, and what to do
   keepline check --netns client   those of one network namespace
   keepline explain KL001          what a finding means
+  keepline heal                   bring forgotten sessions back
+  keepline apply hold             keep the others from being forgotten
   keepline timeouts               after how much silence each director forgets
   keepline lab demo               watch a session being lost, in half a minute",
     after_help = "Run as root: other network namespaces cannot be read otherwise.",
@@ -68,10 +72,69 @@ Examples:
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
   keepline timeouts                                 every director here
-  keepline timeouts --netns lb_edja88p19 -o json    one, for scripts",
+  keepline timeouts --netns lb_edja88p19 -o json    one, for scripts
+  keepline timeouts set --tcp 2h                    the same as apply timeout",
     after_help = "\
 Exit status: 0 done, 1 done in part (stderr says why), 2 could not run.")]
     Timeouts(TimeoutsArgs),
+
+    /// Stop the loss: by one of several strategies
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  keepline apply hold                    entries live as long as their sockets
+  keepline apply timeout --tcp 2h        directors remember for longer
+  keepline apply rehash --network ingress --dry-run
+  keepline undo                          back to what was there",
+    after_help = "\
+What will be changed is shown first, and asked for on a terminal.
+Exit status: 0 done, 1 done in part or refused, 2 could not run.")]
+    Apply(act::ApplyArgs),
+
+    /// Take back what apply has changed
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  keepline undo                          everything
+  keepline undo timeout --network backend --dry-run",
+    after_help = "\
+Exit status: 0 done, 1 done in part (somebody changed it since), 2 could not run.")]
+    Undo(act::UndoArgs),
+
+    /// Show what is applied where, since when, and whether it still is
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  keepline status
+  keepline status -o json")]
+    Status(act::StatusArgs),
+
+    /// Bring forgotten sessions back, at the backend that still holds them
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  keepline heal                          every orphaned session here
+  keepline heal --service db --dry-run   look first
+  keepline heal --from before.json       with a capture of when they were alive",
+    after_help = "\
+A session whose backend is not known for certain is refused, with the reason.
+Exit status: 0 done, 1 done in part or refused, 2 could not run.")]
+    Heal(act::HealArgs),
+
+    /// Send a keepalive probe on sessions: renews entries, and shows who answers
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  keepline touch --service db
+  keepline touch --container web.2 --yes",
+    after_help = "\
+Exit status: 0 done, 1 done in part or refused, 2 could not run.")]
+    Touch(act::RemedyArgs),
+
+    /// Close orphaned sessions, so that applications learn at once
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  keepline abort --service db --dry-run
+  keepline abort --container web.2 --yes",
+    after_help = "\
+Only sessions that are confirmed to be orphaned; this cannot be undone.
+Exit status: 0 done, 1 done in part or refused, 2 could not run.")]
+    Abort(act::RemedyArgs),
 
     /// Write what is seen to a file, to be looked at later or elsewhere
     #[command(help_template = TEMPLATE, before_help = "\
@@ -217,7 +280,11 @@ pub struct ExplainArgs {
 
 /// Arguments of `timeouts`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct TimeoutsArgs {
+    /// To change them
+    #[command(subcommand)]
+    pub change: Option<TimeoutsChange>,
     /// Form of the output
     #[arg(short, long, value_enum, value_name = "FORM", default_value_t = Output::Human)]
     pub output: Output,
@@ -227,6 +294,13 @@ pub struct TimeoutsArgs {
     /// Which directors
     #[command(flatten)]
     pub select: SelectArgs,
+}
+
+/// What is done with timeouts.
+#[derive(Debug, Subcommand)]
+pub enum TimeoutsChange {
+    /// Set them; the same as apply timeout
+    Set(act::TimeoutArgs),
 }
 
 /// Form of an output.

@@ -1,0 +1,125 @@
+//! From sessions and entries to what a table shall remember.
+
+use std::{net::SocketAddr, time::Duration};
+
+use rustc_hash::FxHashMap;
+
+use super::{Change, Place, Remembered, What};
+use crate::{
+    judge::marked,
+    session::Table,
+    snapshot::{Destination, Entry, Ipvs, Namespace, ServiceId},
+};
+
+/// Entries to remember, director by director.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    by_table: std::collections::BTreeMap<(usize, u8), Vec<Remembered>>,
+}
+
+impl Entries {
+    pub(super) fn add(&mut self, namespace: usize, table: Table, entry: Remembered) {
+        self.by_table
+            .entry((namespace, u8::from(table == Table::Conntrack)))
+            .or_default()
+            .push(entry);
+    }
+
+    /// As changes: IPVS before conntrack, so that what translates outlives what balances.
+    pub(super) fn into_changes(self, namespaces: &[Namespace]) -> impl Iterator<Item = Change> {
+        self.by_table.into_iter().map(|((namespace, table), entries)| Change {
+            place: Place::of(&namespaces[namespace]),
+            what: What::Entries {
+                table: if table == 0 { Table::Ipvs } else { Table::Conntrack },
+                entries,
+            },
+        })
+    }
+}
+
+/// Knows the marks of one director's services.
+#[derive(Debug)]
+pub(super) struct Marks<'a> {
+    namespace: &'a Namespace,
+    known: FxHashMap<(SocketAddr, SocketAddr), Option<u32>>,
+}
+
+impl<'a> Marks<'a> {
+    pub(super) fn of(namespace: &'a Namespace) -> Self {
+        Self { namespace, known: FxHashMap::default() }
+    }
+
+    /// The mark of the service that balances `server` to `backend`: 0 where that is found by
+    /// address, None where there is no such service any more.
+    pub(super) fn get(&mut self, server: SocketAddr, backend: SocketAddr) -> Option<u32> {
+        let namespace = self.namespace;
+        *self.known.entry((server, backend)).or_insert_with(|| mark(namespace, server, backend))
+    }
+}
+
+fn mark(namespace: &Namespace, server: SocketAddr, backend: SocketAddr) -> Option<u32> {
+    let ipvs = namespace.ipvs.as_ref()?;
+    let leads = |destinations: &[Destination]| {
+        destinations.iter().any(|destination| is_at(destination, backend))
+    };
+    let by_address = ipvs
+        .services
+        .iter()
+        .any(|service| service.id == ServiceId::Tcp(server) && leads(&service.destinations));
+    if by_address {
+        return Some(0);
+    }
+    let marked = marked(namespace, server);
+    let mut fitting = ipvs.services.iter().filter_map(|service| match service.id {
+        ServiceId::Fwmark(mark)
+            if marked.is_none_or(|it| it == mark) && leads(&service.destinations) =>
+        {
+            Some(mark)
+        }
+        _ => None,
+    });
+    let only = fitting.next()?;
+    fitting.next().is_none().then_some(only)
+}
+
+/// Whether a destination is this backend: of services by mark it has port 0.
+pub(super) fn is_at(destination: &Destination, backend: SocketAddr) -> bool {
+    destination.address.ip() == backend.ip()
+        && [0, backend.port()].contains(&destination.address.port())
+}
+
+/// The only backend that the service behind `server` has, if it has one only.
+#[must_use]
+pub fn single_backend(
+    namespace: &Namespace,
+    ipvs: &Ipvs,
+    server: SocketAddr,
+) -> Option<SocketAddr> {
+    let marked = marked(namespace, server);
+    let service = ipvs.services.iter().find(|service| match service.id {
+        ServiceId::Tcp(address) => address == server,
+        ServiceId::Fwmark(mark) => Some(mark) == marked,
+        ServiceId::Udp(_) | ServiceId::Sctp(_) => false,
+    })?;
+    match service.destinations.as_slice() {
+        [only] => {
+            let port = Some(only.address.port()).filter(|port| *port != 0);
+            Some(SocketAddr::new(only.address.ip(), port.unwrap_or(server.port())))
+        }
+        _ => None,
+    }
+}
+
+/// An entry that is there, to live for `will` from now on.
+pub(super) fn renewed(entry: &Entry, fwmark: u32, was: Duration, will: Duration) -> Remembered {
+    Remembered {
+        client: entry.client,
+        server: entry.server,
+        backend: entry.backend,
+        seen_as: entry.seen_as,
+        fwmark,
+        state: entry.state,
+        was: Some(was),
+        will,
+    }
+}

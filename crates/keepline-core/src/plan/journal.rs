@@ -1,0 +1,136 @@
+//! What was done to this machine and by whom: records, and what of it still stands.
+//!
+//! A change is written down before it is made, so that whatever interrupts Keepline, `undo` knows
+//! what to look at. The journal lives in memory (`/run`), like everything that it is about.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Action, Change};
+
+/// Who did something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct By {
+    /// The process.
+    pub pid: u32,
+    /// The user who asked: `SUDO_USER` where there is one.
+    pub user: String,
+    /// Its command line; untrusted.
+    pub command: String,
+}
+
+/// One record; a line of the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "snake_case")]
+pub enum Record {
+    /// A plan is begun.
+    Begin {
+        /// Its number.
+        id: u64,
+        /// When.
+        at: jiff::Timestamp,
+        /// For what.
+        action: Action,
+        /// By whom.
+        by: By,
+    },
+    /// A change will be made now.
+    Change {
+        /// Number of its plan.
+        id: u64,
+        /// Its place in that.
+        step: usize,
+        /// The change.
+        change: Change,
+    },
+    /// It has been made, or not.
+    Done {
+        /// Number of its plan.
+        id: u64,
+        /// Its place in that.
+        step: usize,
+        /// Why it was not made.
+        error: Option<String>,
+    },
+    /// It has been undone, or there is nothing left to undo.
+    Undone {
+        /// Number of its plan.
+        id: u64,
+        /// Its place in that.
+        step: usize,
+        /// When.
+        at: jiff::Timestamp,
+    },
+}
+
+/// A change that stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
+    /// Number of its plan.
+    pub id: u64,
+    /// Its place in that.
+    pub step: usize,
+    /// When the plan was begun.
+    pub at: jiff::Timestamp,
+    /// For what.
+    pub action: Action,
+    /// By whom.
+    pub by: By,
+    /// The change.
+    pub change: Change,
+    /// Whether its end was written down; if not, it may or may not have been made.
+    pub finished: bool,
+}
+
+/// The lasting changes that were made, or begun, and not undone: the oldest first.
+#[must_use]
+pub fn standing(records: &[Record]) -> Vec<Standing> {
+    let mut plans: BTreeMap<u64, (jiff::Timestamp, Action, &By)> = BTreeMap::new();
+    let mut changes: BTreeMap<(u64, usize), Standing> = BTreeMap::new();
+    for record in records {
+        match record {
+            Record::Begin { id, at, action, by } => {
+                plans.insert(*id, (*at, *action, by));
+            }
+            Record::Change { id, step, change } => {
+                let Some((at, action, by)) = plans.get(id).filter(|_| change.what.lasts()) else {
+                    continue;
+                };
+                changes.insert(
+                    (*id, *step),
+                    Standing {
+                        id: *id,
+                        step: *step,
+                        at: *at,
+                        action: *action,
+                        by: (*by).clone(),
+                        change: change.clone(),
+                        finished: false,
+                    },
+                );
+            }
+            Record::Done { id, step, error: None } => {
+                if let Some(standing) = changes.get_mut(&(*id, *step)) {
+                    standing.finished = true;
+                }
+            }
+            Record::Done { id, step, error: Some(_) } | Record::Undone { id, step, .. } => {
+                changes.remove(&(*id, *step));
+            }
+        }
+    }
+    changes.into_values().collect()
+}
+
+/// The number of the next plan.
+#[must_use]
+pub fn next_id(records: &[Record]) -> u64 {
+    let ids = records.iter().map(|record| match record {
+        Record::Begin { id, .. }
+        | Record::Change { id, .. }
+        | Record::Done { id, .. }
+        | Record::Undone { id, .. } => *id,
+    });
+    ids.max().map_or(1, |last| last.saturating_add(1))
+}

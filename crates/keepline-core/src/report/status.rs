@@ -1,0 +1,154 @@
+//! What is applied, for people and for programs (`keepline.status/v1`).
+
+use std::io::{self, Write};
+
+use jiff::{Timestamp, tz::TimeZone};
+use serde::Serialize;
+
+use super::{
+    Style, json,
+    text::{self, escape},
+};
+use crate::{
+    plan::{
+        Action,
+        journal::{By, Standing},
+    },
+    snapshot::Scope,
+};
+
+/// Name and version of the JSON form, documented in `docs/commands/status.md`.
+pub const SCHEMA: &str = "keepline.status/v1";
+
+/// A change that stands, and how it is now.
+#[derive(Debug)]
+pub struct Applied<'a> {
+    /// The change.
+    pub standing: &'a Standing,
+    /// `in-force`, `as-before`, `drifted`, `gone` or `unknown`.
+    pub state: &'static str,
+    /// What is to be said of that.
+    pub detail: Option<String>,
+}
+
+/// Something that runs.
+#[derive(Debug)]
+pub struct Held {
+    /// What it is.
+    pub strategy: Action,
+    /// Since when.
+    pub since: Timestamp,
+    /// By whom.
+    pub by: By,
+    /// Which sessions.
+    pub scope: Scope,
+}
+
+/// The status as text, each line ended.
+#[must_use]
+pub fn human(applied: &[Applied<'_>], holds: &[Held], style: Style) -> String {
+    if applied.is_empty() && holds.is_empty() {
+        return "Nothing is applied.\n".to_owned();
+    }
+    let mut out = String::new();
+    for held in holds {
+        let whole = held.scope.namespaces.is_none();
+        let what = if whole { "every session of this machine" } else { "some sessions" };
+        out.push_str(&format!(
+            "{}: {what}, since {} by {}\n",
+            style.paint("1", held.strategy.name()),
+            local(held.since),
+            by(&held.by)
+        ));
+    }
+    let mut last = None;
+    for it in applied {
+        let standing = it.standing;
+        if last != Some(standing.id) {
+            last = Some(standing.id);
+            out.push_str(&format!(
+                "{}: since {} by {}\n",
+                style.paint("1", standing.action.name()),
+                local(standing.at),
+                by(&standing.by)
+            ));
+        }
+        let (object, change) = standing.change.what.describe();
+        let name = escape(&standing.change.place.name, text::NAME);
+        let colour = match it.state {
+            "in-force" => "32",
+            "drifted" | "unknown" => "1;33",
+            _ => "2",
+        };
+        let detail = it
+            .detail
+            .as_deref()
+            .map_or(String::new(), |detail| format!(": {}", escape(detail, text::SENTENCE)));
+        let line = format!("{name}: {object}: {}", escape(&change, text::SENTENCE));
+        let lines = text::wrap(&line, style.width.saturating_sub(6));
+        out.push_str(&format!("  {}\n", lines.join("\n      ")));
+        out.push_str(&format!("      {}{detail}\n", style.paint(colour, it.state)));
+    }
+    out
+}
+
+fn local(at: Timestamp) -> String {
+    at.to_zoned_datetime(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+fn by(by: &By) -> String {
+    format!("{} ({}[{}])", escape(&by.user, 32), escape(&by.command, text::NAME), by.pid)
+}
+
+/// Writes the status as one line of JSON.
+///
+/// # Errors
+/// Those of `out`.
+pub fn json(out: impl Write, applied: &[Applied<'_>], holds: &[Held]) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Document<'a> {
+        schema: &'static str,
+        applied: Vec<AppliedView<'a>>,
+        running: Vec<RunningView<'a>>,
+    }
+    #[derive(Serialize)]
+    struct AppliedView<'a> {
+        strategy: Action,
+        since: Timestamp,
+        by: &'a By,
+        netns: &'a str,
+        object: String,
+        change: String,
+        state: &'a str,
+        detail: Option<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct RunningView<'a> {
+        strategy: Action,
+        since: Timestamp,
+        by: &'a By,
+        everything: bool,
+    }
+    let applied = applied.iter().map(|it| {
+        let (object, change) = it.standing.change.what.describe();
+        AppliedView {
+            strategy: it.standing.action,
+            since: it.standing.at,
+            by: &it.standing.by,
+            netns: &it.standing.change.place.name,
+            object,
+            change,
+            state: it.state,
+            detail: it.detail.as_deref(),
+        }
+    });
+    let running = holds.iter().map(|it| RunningView {
+        strategy: it.strategy,
+        since: it.since,
+        by: &it.by,
+        everything: it.scope.namespaces.is_none(),
+    });
+    let document =
+        Document { schema: SCHEMA, applied: applied.collect(), running: running.collect() };
+    json::write(out, &document)
+}

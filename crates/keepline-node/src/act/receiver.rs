@@ -1,0 +1,252 @@
+//! Entries of IPVS, by the kernel's own sync receiver.
+//!
+//! Directors tell each other of their entries; a backup daemon takes what it is told, and makes or
+//! renews an entry for it (`ip_vs_process_message()`, `net/netfilter/ipvs/ip_vs_sync.c`). Here it
+//! is told by Keepline: a daemon on `lo` runs for the moment that takes, and datagrams go with a
+//! TTL of 0. Where a daemon runs already, it is that of somebody else (keepalived): it is used as
+//! it is and stays.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use keepline_core::{plan::Remembered, snapshot::EntryState};
+use keepline_kernel::{
+    multicast::Sender,
+    netlink::{Event, Socket as Netlink},
+    procfs,
+};
+use keepline_wire::{
+    ipvs::{self, Daemon, DaemonState},
+    ipvs_sync::{self, SyncConn},
+    proc::udp,
+};
+
+use super::Obstacle;
+use crate::tables::{TCP, ipvs_entries, lists_fast};
+
+/// The interface of a daemon of our own: reachable from nowhere else.
+const OURS: &str = "lo";
+/// Its sync id; any other message is ignored by it.
+const SYNC_ID: u8 = 75;
+/// Longest datagram: 255 entries of IPv4.
+const LONGEST: usize = 8 + 255 * 36;
+/// What every daemon takes: Ethernet's MTU less the headers.
+const SHORTEST: usize = 1472;
+/// Bytes that may wait in the daemon's socket, whose buffer holds some 200 KiB by default
+/// (`net.core.rmem_default`).
+const QUEUE: u64 = 64 * 1024;
+/// How long the daemon may take for what waits.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Tables up to this size are read back.
+const READ_BACK: usize = 20_000;
+
+/// Gives entries their lifetime, and makes those that are gone.
+pub(super) fn remember(entries: &[Remembered]) -> Result<Vec<String>, Obstacle> {
+    let (netlink, family) = super::ipvs::open()?;
+    let receiver = Receiver::ready(&netlink, family)?;
+    let conns: Vec<SyncConn> = entries.iter().map(conn).collect();
+    receiver.tell(&conns)?;
+    drop(receiver);
+    if entries.len() > READ_BACK && !lists_fast() {
+        return Ok(Vec::new());
+    }
+    read_back(entries)
+}
+
+fn conn(entry: &Remembered) -> SyncConn {
+    SyncConn {
+        protocol: TCP,
+        // The forwarding method follows from the backend (`ip_vs_bind_dest()`).
+        flags: 0,
+        state: state(entry.state),
+        client: entry.client,
+        vip: entry.server,
+        backend: entry.backend,
+        fwmark: entry.fwmark,
+        timeout: entry.will,
+    }
+}
+
+/// `IP_VS_TCP_S_*`, `include/net/ip_vs.h`.
+fn state(state: EntryState) -> u16 {
+    match state {
+        EntryState::None | EntryState::Other => 0,
+        EntryState::Established => 1,
+        EntryState::SynSent => 2,
+        EntryState::SynRecv => 3,
+        EntryState::FinWait => 4,
+        EntryState::TimeWait => 5,
+        EntryState::Close => 6,
+        EntryState::CloseWait => 7,
+        EntryState::LastAck => 8,
+        EntryState::Listen => 9,
+        EntryState::Synack => 10,
+    }
+}
+
+/// A daemon that takes messages.
+#[derive(Debug)]
+struct Receiver<'a> {
+    netlink: &'a Netlink,
+    family: u16,
+    daemon: Daemon,
+    group: Ipv4Addr,
+    port: u16,
+}
+
+impl<'a> Receiver<'a> {
+    fn ready(netlink: &'a Netlink, family: u16) -> Result<Self, Obstacle> {
+        let daemon = match backup(netlink, family)? {
+            Some(running) => running,
+            None => start(netlink, family)?,
+        };
+        let group = match daemon.mcast_group {
+            None => ipvs_sync::GROUP,
+            Some(IpAddr::V4(group)) => group,
+            Some(IpAddr::V6(group)) => {
+                return Err(Obstacle::Refused(format!(
+                    "a sync daemon runs on {} in group {group}: Keepline speaks IPv4 to it. Stop it, \
+                     or let `keepline apply timeout` do",
+                    daemon.interface
+                )));
+            }
+        };
+        let port = daemon.mcast_port.filter(|port| *port != 0).unwrap_or(ipvs_sync::PORT);
+        Ok(Self { netlink, family, daemon, group, port })
+    }
+
+    /// Whether the daemon was started by Keepline; one that was killed may have left it.
+    fn is_ours(&self) -> bool {
+        self.daemon.interface == OURS && self.daemon.sync_id == u32::from(SYNC_ID)
+    }
+
+    /// Tells the daemon of `conns`, no faster than it takes them.
+    fn tell(&self, conns: &[SyncConn]) -> Result<(), Obstacle> {
+        let sender = Sender::open(&self.daemon.interface, self.group, self.port)?;
+        let sync_id = u8::try_from(self.daemon.sync_id).unwrap_or(SYNC_ID);
+        let longest = if self.is_ours() {
+            LONGEST
+        } else {
+            self.daemon.sync_maxlen.map_or(SHORTEST, usize::from).min(LONGEST)
+        };
+        let before = self.queue().map_or(0, |(_, drops)| drops);
+        let mut sent: u64 = 0;
+        for datagram in ipvs_sync::encode(conns, sync_id, longest) {
+            sender.send(&datagram)?;
+            // What a datagram takes in the queue is more than its length.
+            sent += 2 * datagram.len() as u64 + 1024;
+            if sent > QUEUE {
+                self.wait(QUEUE / 2)?;
+                sent = QUEUE / 2;
+            }
+        }
+        self.wait(0)?;
+        match self.queue() {
+            Some((_, drops)) if drops > before => Err(Obstacle::Refused(format!(
+                "the sync receiver dropped {} datagrams: try again",
+                drops - before
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until no more than so many bytes wait in the daemon's socket.
+    fn wait(&self, bytes: u64) -> Result<(), Obstacle> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.queue().is_some_and(|(waiting, _)| waiting > bytes) {
+            if Instant::now() > deadline {
+                return Err(Obstacle::Refused("the sync receiver takes nothing".to_owned()));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    /// Bytes that wait in the daemon's socket, and datagrams that it dropped.
+    fn queue(&self) -> Option<(u64, u64)> {
+        let table = procfs::net_file("udp").ok()?;
+        let sockets = table.lines().filter_map(|line| udp::parse_line(line).ok());
+        let mut its = sockets
+            .filter(|socket| *socket.local.ip() == self.group && socket.local.port() == self.port);
+        its.next().map(|socket| (socket.receive_queue, socket.drops))
+    }
+}
+
+impl Drop for Receiver<'_> {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            let request = ipvs::del_daemon(self.family, DaemonState::Backup, 9);
+            // It ends with the namespace at the latest, and hears nobody but root there.
+            let _ = self.netlink.request("stop the sync receiver", &request, |_| Ok(()));
+        }
+    }
+}
+
+/// The backup daemon that runs, if one does.
+fn backup(netlink: &Netlink, family: u16) -> Result<Option<Daemon>, Obstacle> {
+    let mut found = None;
+    netlink.dump("list sync daemons", &ipvs::get_daemons(family, 6), |event| {
+        match event {
+            Event::Start => found = None,
+            Event::Message(message) => {
+                let daemon = ipvs::parse_daemon(message.payload)?;
+                if daemon.state == DaemonState::Backup {
+                    found = Some(daemon);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn start(netlink: &Netlink, family: u16) -> Result<Daemon, Obstacle> {
+    let daemon = Daemon {
+        state: DaemonState::Backup,
+        interface: OURS.to_owned(),
+        sync_id: SYNC_ID.into(),
+        sync_maxlen: None,
+        mcast_group: None,
+        mcast_port: None,
+        mcast_ttl: None,
+    };
+    let request = ipvs::new_daemon(family, &daemon, 7);
+    netlink.request("start the sync receiver", &request, |_| Ok(()))?;
+    Ok(daemon)
+}
+
+/// The kernel acknowledges nothing: what was told must be there.
+fn read_back(entries: &[Remembered]) -> Result<Vec<String>, Obstacle> {
+    /// Since it was told, and for what the listing rounds off.
+    const SLACK: Duration = Duration::from_secs(3);
+    type Key = (SocketAddr, SocketAddr);
+    let listed: HashMap<Key, (SocketAddr, Duration)> = ipvs_entries()?
+        .into_iter()
+        .map(|entry| ((entry.client, entry.server), (entry.backend, entry.expires)))
+        .collect();
+    let mut missing = Vec::new();
+    let mut ended = 0;
+    for entry in entries {
+        match listed.get(&(entry.client, entry.server)) {
+            Some((backend, expires))
+                if *backend == entry.backend && *expires + SLACK >= entry.will => {}
+            // A packet has come since, and set its lifetime itself.
+            Some((backend, _)) if *backend == entry.backend => {}
+            None if entry.was.is_some() => ended += 1,
+            _ => missing.push(entry),
+        }
+    }
+    if let Some(first) = missing.first() {
+        return Err(Obstacle::Refused(format!(
+            "{} of {} entries did not take, first that of {} → {}",
+            missing.len(),
+            entries.len(),
+            first.client,
+            first.server
+        )));
+    }
+    Ok((ended > 0).then(|| format!("{ended} had ended meanwhile")).into_iter().collect())
+}

@@ -1,0 +1,237 @@
+//! Other processes' sockets in the current namespace: keepalive, probes, and their end.
+
+use std::{
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use keepline_core::{
+    plan::{KeepaliveChange, SocketId, What},
+    snapshot::KeepaliveSettings,
+};
+use keepline_kernel::{
+    Error,
+    netlink::{Protocol, Socket as Netlink},
+    pidfd::{self, Keepalive},
+    procfs::{self, Holder},
+};
+use keepline_wire::sock_diag::{self, Exact, TcpState};
+use rustc_hash::FxHashMap;
+
+use super::Obstacle;
+use crate::place::Place;
+
+fn exact(socket: &SocketId) -> Exact {
+    let SocketId { local, remote, interface, cookie, .. } = *socket;
+    Exact { local, remote, interface, cookie }
+}
+
+fn settings(from: Keepalive) -> KeepaliveSettings {
+    let Keepalive { enabled, idle, interval, probes } = from;
+    KeepaliveSettings { enabled, idle, interval, probes }
+}
+
+fn keepalive(from: KeepaliveSettings) -> Keepalive {
+    let KeepaliveSettings { enabled, idle, interval, probes } = from;
+    Keepalive { enabled, idle, interval, probes }
+}
+
+/// Copies of the descriptors of sockets, for those that still are what they were.
+fn borrow<'a>(
+    place: &Place,
+    sockets: impl Iterator<Item = &'a SocketId> + Clone,
+) -> Result<Vec<Option<OwnedFd>>, Obstacle> {
+    let mut holders: FxHashMap<u32, Option<Holder>> =
+        sockets.clone().map(|socket| (socket.inode, None)).collect();
+    let complete = procfs::holders(super::proc(), &place.pids, &mut holders);
+    let mut found = 0;
+    let copies: Vec<Option<OwnedFd>> = sockets
+        .map(|socket| {
+            let holder = holders.get(&socket.inode).copied().flatten()?;
+            let copy = pidfd::borrow(holder.pid, holder.fd).ok()?;
+            // The descriptor may have been closed and used again since it was found.
+            let same = pidfd::cookie(&copy).ok() == Some(socket.cookie);
+            found += usize::from(same);
+            same.then_some(copy)
+        })
+        .collect();
+    if found == 0 && !copies.is_empty() && !complete {
+        return Err(Obstacle::Refused(
+            "the descriptors of other users' processes may not be copied: run as root, or with \
+             CAP_SYS_PTRACE"
+                .to_owned(),
+        ));
+    }
+    Ok(copies)
+}
+
+/// What the settings of the sockets are now: they must be known before they are changed. None for
+/// changes that need no such thing.
+pub(super) fn prepare(place: &Place, what: &What) -> Result<Option<What>, Obstacle> {
+    let What::Keepalive { sockets } = what else { return Ok(None) };
+    let copies = borrow(place, sockets.iter().map(|change| &change.socket))?;
+    let sockets = sockets
+        .iter()
+        .zip(copies)
+        .filter_map(|(change, copy)| {
+            let before = settings(pidfd::keepalive(&copy?).ok()?);
+            Some(KeepaliveChange { before: Some(before), ..*change })
+        })
+        .collect();
+    Ok(Some(What::Keepalive { sockets }))
+}
+
+/// Changes keepalive. Sockets that are gone, or that their owners have set otherwise since, are
+/// left alone.
+pub(super) fn set_keepalive(
+    place: &Place,
+    changes: &[KeepaliveChange],
+) -> Result<Vec<String>, Obstacle> {
+    let copies = borrow(place, changes.iter().map(|change| &change.socket))?;
+    let (mut set, mut closed, mut drifted) = (0, 0, 0);
+    for (change, copy) in changes.iter().zip(copies) {
+        let Some(copy) = copy else {
+            closed += 1;
+            continue;
+        };
+        let is = settings(pidfd::keepalive(&copy)?);
+        if Some(is) != change.before && is != change.after {
+            drifted += 1;
+            continue;
+        }
+        pidfd::set_keepalive(&copy, &keepalive(change.after))?;
+        if settings(pidfd::keepalive(&copy)?) == change.after {
+            set += 1;
+        } else {
+            drifted += 1;
+        }
+    }
+    let mut said = vec![format!("{set} set")];
+    if closed > 0 {
+        said.push(format!("{closed} had closed, or their holder was not found"));
+    }
+    if drifted > 0 {
+        said.push(format!("{drifted} left alone: their owners have changed them since"));
+    }
+    Ok(said)
+}
+
+/// How many of the sockets are open still.
+pub(super) fn still_open(changes: &[KeepaliveChange]) -> Result<usize, Obstacle> {
+    let netlink = Netlink::open(Protocol::SockDiag)?;
+    let mut open = 0;
+    for change in changes {
+        let request = exact(&change.socket).get(1);
+        open += usize::from(ask(&netlink, &request)?.is_some());
+    }
+    Ok(open)
+}
+
+fn ask(netlink: &Netlink, request: &[u8]) -> Result<Option<sock_diag::Socket>, Error> {
+    match netlink.request("ask for a socket", request, sock_diag::parse) {
+        Ok(socket) => Ok(socket),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How long an answer to a probe is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Sends a keepalive probe on every socket, and says which were answered.
+pub(super) fn touch(place: &Place, sockets: &[SocketId]) -> Result<Vec<String>, Obstacle> {
+    let copies = borrow(place, sockets.iter())?;
+    let netlink = Netlink::open(Protocol::SockDiag)?;
+    let begun = Instant::now();
+    let mut touched = Vec::new();
+    for (socket, copy) in sockets.iter().zip(&copies) {
+        let Some(copy) = copy else { continue };
+        let before = pidfd::keepalive(copy)?;
+        // A probe is due when the socket has been silent for as long as this.
+        let now = Keepalive { enabled: true, idle: Duration::from_secs(1), ..before };
+        let guard = Restore { copy, before };
+        pidfd::set_keepalive(copy, &now)?;
+        touched.push((socket, guard));
+    }
+    let closed = sockets.len() - touched.len();
+    let (mut answered, mut ended) = (0, 0);
+    while !touched.is_empty() && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(50));
+        let mut left = Vec::new();
+        for (socket, guard) in touched {
+            match ask(&netlink, &exact(socket).get_with_info(1))? {
+                None => ended += 1,
+                Some(now)
+                    if now.state != TcpState::Established && now.state != TcpState::CloseWait =>
+                {
+                    ended += 1;
+                }
+                Some(now) => {
+                    let heard = now.info.map(|info| info.last_ack_recv.min(info.last_data_recv));
+                    // Its own times are restored when the guard goes.
+                    if heard.is_some_and(|heard| heard < begun.elapsed()) {
+                        answered += 1;
+                    } else {
+                        left.push((socket, guard));
+                    }
+                }
+            }
+        }
+        touched = left;
+    }
+    let mut said = vec![format!("{answered} answered")];
+    if ended > 0 {
+        said.push(format!("{ended} were refused by the other side and are closed"));
+    }
+    if !touched.is_empty() {
+        let which: Vec<String> = touched
+            .iter()
+            .take(5)
+            .map(|(socket, _)| format!("{} → {}", socket.local, socket.remote))
+            .collect();
+        said.push(format!(
+            "{} did not answer within {} s: {}",
+            touched.len(),
+            PATIENCE.as_secs(),
+            which.join(", ")
+        ));
+    }
+    if closed > 0 {
+        said.push(format!("{closed} had closed, or their holder was not found"));
+    }
+    Ok(said)
+}
+
+/// Gives a socket its own settings back, whatever happens.
+#[derive(Debug)]
+struct Restore<'a> {
+    copy: &'a OwnedFd,
+    before: Keepalive,
+}
+
+impl Drop for Restore<'_> {
+    fn drop(&mut self) {
+        // A socket that has closed meanwhile needs none.
+        let _ = pidfd::set_keepalive(self.copy, &self.before);
+    }
+}
+
+/// Closes sockets: their owners get `ECONNABORTED`, their peers a reset (`tcp_abort()`).
+pub(super) fn abort(sockets: &[SocketId]) -> Result<Vec<String>, Obstacle> {
+    let netlink = Netlink::open(Protocol::SockDiag)?;
+    let requests: Vec<Vec<u8>> =
+        (1..).zip(sockets).map(|(sequence, socket)| exact(socket).destroy(sequence)).collect();
+    let (mut closed, mut gone) = (0, 0);
+    for result in netlink.batch("close a socket", &requests)? {
+        match result {
+            None => closed += 1,
+            Some(error) if error.is_gone() => gone += 1,
+            Some(error) => return Err(error.into()),
+        }
+    }
+    let mut said = vec![format!("{closed} closed")];
+    if gone > 0 {
+        said.push(format!("{gone} had closed already"));
+    }
+    Ok(said)
+}

@@ -1,0 +1,336 @@
+//! The folder under `/run` where Keepline keeps what it did to this machine: a lock so that two do
+//! not clash, the journal, what is being held, and where sessions went. Like the kernel's settings
+//! that it is about, it does not outlive a boot.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, BufRead, BufReader, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use keepline_core::{
+    plan::{
+        self, Action, Change, Memory, Row,
+        journal::{By, Record, Standing},
+    },
+    snapshot::{Scope, Snapshot},
+};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The folder, unless [`VARIABLE`] names another.
+pub const FOLDER: &str = "/run/keepline";
+/// Names an environment variable: another folder, for tests.
+pub const VARIABLE: &str = "KEEPLINE_RUN";
+
+/// So long another Keepline is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the folder cannot be used.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A file could not be used.
+    #[error("{operation} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another Keepline is at work.
+    #[error("another Keepline (process {pid}) is changing this machine: try again when it is done")]
+    Busy {
+        /// Its process, as it wrote it down.
+        pid: String,
+    },
+    /// A line of the journal means nothing.
+    #[error("{}, line {line}: {source}", path.display())]
+    Malformed {
+        /// The journal.
+        path: PathBuf,
+        /// Number of the line, from 1.
+        line: usize,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// The folder's path.
+#[must_use]
+pub fn folder() -> PathBuf {
+    std::env::var_os(VARIABLE).map_or_else(|| PathBuf::from(FOLDER), PathBuf::from)
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunError {
+    let path = path.to_owned();
+    move |source| RunError::File { operation, path, source }
+}
+
+/// The right to change this machine: one Keepline at a time.
+#[derive(Debug)]
+pub struct Exclusive {
+    folder: PathBuf,
+    records: Vec<Record>,
+    journal: File,
+    // Held for as long as this lives; the kernel lets go of it when the process ends.
+    _lock: File,
+}
+
+impl Exclusive {
+    /// Waits a moment for another Keepline, then opens the journal.
+    ///
+    /// # Errors
+    /// When another goes on for longer, or the folder cannot be written: nothing is changed then.
+    pub fn acquire() -> Result<Self, RunError> {
+        let folder = folder();
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&folder).map_err(failed("make", &folder))?;
+        let lock = lock(&folder)?;
+        let path = folder.join("journal");
+        let records = read_journal(&path)?;
+        let journal = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        Ok(Self { folder, records, journal, _lock: lock })
+    }
+
+    /// The lasting changes that stand.
+    #[must_use]
+    pub fn standing(&self) -> Vec<Standing> {
+        plan::journal::standing(&self.records)
+    }
+
+    /// Begins a plan; its number.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn begin(&mut self, action: Action) -> Result<u64, RunError> {
+        let id = plan::journal::next_id(&self.records);
+        self.write(Record::Begin { id, at: jiff::Timestamp::now(), action, by: me() })?;
+        Ok(id)
+    }
+
+    /// Writes down that a change will be made now.
+    pub(crate) fn intend(&mut self, id: u64, step: usize, change: &Change) -> Result<(), RunError> {
+        self.write(Record::Change { id, step, change: change.clone() })
+    }
+
+    /// Writes down what came of it.
+    pub(crate) fn done(
+        &mut self,
+        id: u64,
+        step: usize,
+        error: Option<String>,
+    ) -> Result<(), RunError> {
+        self.write(Record::Done { id, step, error })
+    }
+
+    /// Writes down that it is undone.
+    pub(crate) fn undone(&mut self, id: u64, step: usize) -> Result<(), RunError> {
+        self.write(Record::Undone { id, step, at: jiff::Timestamp::now() })
+    }
+
+    fn write(&mut self, record: Record) -> Result<(), RunError> {
+        let path = self.folder.join("journal");
+        let mut line = serde_json::to_vec(&record).map_err(|source| RunError::Malformed {
+            path: path.clone(),
+            line: 0,
+            source,
+        })?;
+        line.push(b'\n');
+        // One write: a line is there whole or, on a full file system, not at all.
+        self.journal.write_all(&line).map_err(failed("write", &path))?;
+        self.records.push(record);
+        Ok(())
+    }
+
+    /// Keeps where sessions go, for a later `heal`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn remember(&self, snapshot: &Snapshot) -> Result<(), RunError> {
+        let path = self.folder.join("sessions");
+        let rows: Vec<Row> = plan::rows(snapshot).collect();
+        replace(&path, &rows)
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, RunError> {
+    let path = folder.join("lock");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed("open", &path))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+                return Err(RunError::Busy { pid });
+            }
+            Err(error) => return Err(failed("lock", &path)(error.into())),
+        }
+    }
+    // For those who wait. That it could not be written is no reason to stop.
+    let _ = file.set_len(0);
+    let _ = (&file).write_all(format!("{}\n", std::process::id()).as_bytes());
+    Ok(file)
+}
+
+/// What stands, for those who only want to know. Empty where nothing was ever done.
+///
+/// # Errors
+/// When the journal is there and cannot be read.
+pub fn standing() -> Result<Vec<Standing>, RunError> {
+    Ok(plan::journal::standing(&read_journal(&folder().join("journal"))?))
+}
+
+fn read_journal(path: &Path) -> Result<Vec<Record>, RunError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("open", path)(error)),
+    };
+    let mut records = Vec::new();
+    let lines: Vec<String> =
+        BufReader::new(file).lines().collect::<Result<_, _>>().map_err(failed("read", path))?;
+    for (at, line) in lines.iter().enumerate() {
+        match serde_json::from_str(line) {
+            Ok(record) => records.push(record),
+            // What was being written when the file system was full, or the process was killed.
+            Err(_) if line.is_empty() || at + 1 == lines.len() => {}
+            Err(source) => {
+                return Err(RunError::Malformed { path: path.to_owned(), line: at + 1, source });
+            }
+        }
+    }
+    Ok(records)
+}
+
+fn me() -> By {
+    let name = |variable| std::env::var(variable).ok().filter(|name| !name.is_empty());
+    By {
+        pid: std::process::id(),
+        user: name("SUDO_USER")
+            .or_else(|| name("USER"))
+            .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw())),
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// Writes a file beside, and gives it the name when it is whole.
+fn replace(path: &Path, value: &impl Serialize) -> Result<(), RunError> {
+    let beside = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut out = io::BufWriter::new(file);
+        serde_json::to_writer(&mut out, value)?;
+        out.flush()?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(failed("write", path))
+}
+
+/// Where sessions went in earlier looks.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn memory() -> Result<Memory, RunError> {
+    let path = folder().join("sessions");
+    let mut memory = Memory::default();
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(memory),
+        Err(error) => return Err(failed("open", &path)(error)),
+    };
+    let rows: Vec<Row> = serde_json::from_reader(BufReader::new(file))
+        .map_err(|source| RunError::Malformed { path, line: 0, source })?;
+    rows.into_iter().for_each(|row| memory.add(row));
+    Ok(memory)
+}
+
+/// What one process holds, as others see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Which sessions.
+    pub scope: Scope,
+    /// Since when.
+    pub since: jiff::Timestamp,
+    /// By whom.
+    pub by: By,
+}
+
+/// Announces that sessions are being held, for as long as it lives.
+#[derive(Debug)]
+pub struct Holding {
+    path: PathBuf,
+    // The lock tells the living from what a killed process left.
+    _file: File,
+}
+
+impl Holding {
+    /// Announces it.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn announce(scope: Scope) -> Result<Self, RunError> {
+        let folder = folder().join("holds");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(failed("make", &folder))?;
+        let path = folder.join(std::process::id().to_string());
+        let hold = Hold { scope, since: jiff::Timestamp::now(), by: me() };
+        replace(&path, &hold)?;
+        let file = File::open(&path).map_err(failed("open", &path))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|error| failed("lock", &path)(error.into()))?;
+        Ok(Self { path, _file: file })
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        // Without its lock it counts for nothing anyway.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What is being held now.
+#[must_use]
+pub fn holds() -> Vec<Hold> {
+    let Ok(entries) = fs::read_dir(folder().join("holds")) else { return Vec::new() };
+    let mut holds: Vec<Hold> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let file = File::open(entry.path()).ok()?;
+            // Whoever gets the lock knows that its owner is gone.
+            let alive = matches!(
+                flock(&file, FlockOperation::NonBlockingLockShared),
+                Err(rustix::io::Errno::WOULDBLOCK)
+            );
+            alive.then(|| serde_json::from_reader(BufReader::new(file)).ok()).flatten()
+        })
+        .collect();
+    holds.sort_by_key(|hold| hold.since);
+    holds
+}

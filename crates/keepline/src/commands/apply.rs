@@ -1,0 +1,278 @@
+//! `keepline apply`, and the remedies `heal`, `touch`, `abort`: look, judge, plan, show, act.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keepline_core::plan::{self, Action, HoldWish, KeepaliveWish, Memory, Plan, TimeoutWish, What};
+use keepline_core::report::counted;
+use keepline_core::{Judgement, Options, Snapshot, judge};
+use keepline_node::run::{self, Exclusive, Holding};
+use keepline_node::{Owners, Select};
+
+use super::consent::{self, Decision, IN_PART};
+use crate::args::act::{
+    ApplyArgs, ConsentArgs, HealArgs, HoldArgs, RemedyArgs, Strategy, TimeoutArgs,
+};
+use crate::fault::fault;
+use crate::{output, select};
+
+/// How often held sessions are looked at, at the most: half-closed ones run on a clock of 60 s.
+const SELDOM: Duration = Duration::from_secs(20);
+/// And at the least, for timeouts of seconds.
+const OFTEN: Duration = Duration::from_millis(300);
+/// How often a wait looks for a signal.
+const TICK: Duration = Duration::from_millis(100);
+/// Consent that is older than this is compared with what is there by then.
+const STALE: Duration = Duration::from_secs(5);
+
+/// `keepline apply STRATEGY`
+///
+/// # Errors
+/// When it could not run.
+pub fn apply(args: ApplyArgs) -> anyhow::Result<u8> {
+    match args.strategy {
+        Strategy::Hold(args) => hold(&args),
+        Strategy::Timeout(args) => timeout(&args),
+        Strategy::Rehash(args) => carry_out(&args.select.to_select(), args.consent, |seen| {
+            Ok(plan::rehash(&seen.snapshot, &seen.judgement, args.carry))
+        }),
+        Strategy::Keepalive(args) => {
+            let wish =
+                KeepaliveWish { idle: args.idle, interval: args.interval, probes: args.probes };
+            carry_out(&args.select.to_select(), args.consent, |seen| {
+                Ok(plan::keepalive(&seen.snapshot, &seen.judgement, wish))
+            })
+        }
+    }
+}
+
+/// `keepline apply timeout`, `keepline timeouts set`
+///
+/// # Errors
+/// When it could not run.
+pub fn timeout(args: &TimeoutArgs) -> anyhow::Result<u8> {
+    let wish = TimeoutWish { tcp: args.tcp, tcp_fin: args.tcpfin, udp: args.udp };
+    carry_out(&args.select.to_select(), args.consent, |seen| {
+        Ok(plan::timeout(&seen.snapshot, &seen.judgement, wish)?)
+    })
+}
+
+/// `keepline heal`
+///
+/// # Errors
+/// When it could not run.
+pub fn heal(args: &HealArgs) -> anyhow::Result<u8> {
+    let mut memory = match run::memory() {
+        Ok(memory) => memory,
+        // Somebody else's: then only what is seen now counts.
+        Err(_) if args.consent.dry_run => Memory::default(),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(file) = &args.from {
+        memory.learn(&captured(file)?);
+    }
+    carry_out(&args.select.to_select(), args.consent, |seen| {
+        Ok(plan::heal(&seen.snapshot, &seen.judgement, &memory))
+    })
+}
+
+fn captured(file: &Path) -> anyhow::Result<Snapshot> {
+    select::snapshot(Some(file), &Select::default(), Owners::MostUrgent(0))
+}
+
+/// `keepline touch`
+///
+/// # Errors
+/// When it could not run.
+pub fn touch(args: &RemedyArgs) -> anyhow::Result<u8> {
+    carry_out(&args.select.to_select(), args.consent, |seen| {
+        Ok(plan::touch(&seen.snapshot, &seen.judgement))
+    })
+}
+
+/// `keepline abort`
+///
+/// # Errors
+/// When it could not run.
+pub fn abort(args: &RemedyArgs) -> anyhow::Result<u8> {
+    carry_out(&args.select.to_select(), args.consent, |seen| {
+        Ok(plan::abort(&seen.snapshot, &seen.judgement))
+    })
+}
+
+/// A look, judged.
+struct Seen {
+    snapshot: Snapshot,
+    judgement: Judgement,
+}
+
+impl Seen {
+    fn take(select: &Select) -> anyhow::Result<Self> {
+        let snapshot = keepline_node::observe(select, Owners::MostUrgent(0))?;
+        let judgement = judge(&snapshot, &Options::default());
+        Ok(Self { snapshot, judgement })
+    }
+}
+
+/// Looks, plans, shows, asks, acts, and says what came of it.
+fn carry_out(
+    select: &Select,
+    consent: ConsentArgs,
+    plan: impl Fn(&Seen) -> anyhow::Result<Plan>,
+) -> anyhow::Result<u8> {
+    let stop = consent::stopper()?;
+    // One Keepline at a time from the look on, so that the plan fits what is there.
+    let mut exclusive = (!consent.dry_run).then(consent::exclusive).transpose()?;
+    let seen = Seen::take(select)?;
+    output::warn_incomplete(&seen.snapshot.incomplete);
+    let mut wished = plan(&seen)?;
+    let shown = Instant::now();
+    match consent::ask(&wished, seen.snapshot.topology.as_ref(), consent)? {
+        Decision::Stop(status) => return Ok(incomplete(&seen, status)),
+        Decision::Go => {}
+    }
+    if shown.elapsed() > STALE {
+        wished = still_so(&wished, &plan(&Seen::take(select)?)?);
+    }
+    let Some(exclusive) = &mut exclusive else { return Ok(consent::DONE) };
+    if wished.action == Action::Hold || wished.action == Action::Rehash {
+        exclusive.remember(&seen.snapshot)?;
+    }
+    let refused = !wished.refused.is_empty();
+    let undo = format!("keepline undo {}", wished.action);
+    let lasts = wished.changes.iter().any(|change| change.what.lasts()).then_some(undo.as_str());
+    let report = keepline_node::act(exclusive, &wished, &stop);
+    consent::report(report, refused, lasts).map(|status| incomplete(&seen, status))
+}
+
+/// What could not be seen was not changed either.
+fn incomplete(seen: &Seen, status: u8) -> u8 {
+    if seen.snapshot.incomplete.is_empty() { status } else { status.max(IN_PART) }
+}
+
+/// What was consented to, as far as it is to be done still: sockets and entries that were not
+/// shown are left alone.
+fn still_so(shown: &Plan, now: &Plan) -> Plan {
+    let mut plan = shown.clone();
+    for change in &mut plan.changes {
+        let fresh = now.changes.iter().filter(|it| it.place == change.place);
+        match &mut change.what {
+            What::Abort { sockets } => sockets.retain(|socket| {
+                fresh.clone().any(
+                    |it| matches!(&it.what, What::Abort { sockets } if sockets.contains(socket)),
+                )
+            }),
+            What::Entries { entries, .. } => entries.retain(|entry| {
+                fresh.clone().any(|it| {
+                    let What::Entries { entries, .. } = &it.what else { return false };
+                    entries.iter().any(|fresh| {
+                        (fresh.client, fresh.server, fresh.backend, fresh.was.is_none())
+                            == (entry.client, entry.server, entry.backend, entry.was.is_none())
+                    })
+                })
+            }),
+            _ => {}
+        }
+    }
+    plan
+}
+
+/// `keepline apply hold`
+fn hold(args: &HoldArgs) -> anyhow::Result<u8> {
+    let select = args.select.to_select();
+    if args.once || args.consent.dry_run {
+        let wish = HoldWish { lifetime: args.lifetime, due_within: None };
+        return carry_out(&select, args.consent, |seen| {
+            Ok(plan::hold(&seen.snapshot, &seen.judgement, wish))
+        });
+    }
+    let stop = consent::stopper()?;
+    let mut exclusive = consent::exclusive()?;
+    let first = Seen::take(&select)?;
+    output::warn_incomplete(&first.snapshot.incomplete);
+    let wish = HoldWish::default();
+    let wished = plan::hold(&first.snapshot, &first.judgement, wish);
+    let topology = first.snapshot.topology.as_ref();
+    output::print(&keepline_core::report::plan::human(&wished, topology, output::style()))?;
+    if consent::question(args.consent)? != Decision::Go {
+        return Ok(IN_PART);
+    }
+    exclusive.remember(&first.snapshot)?;
+    let report = keepline_node::act(&mut exclusive, &wished, &stop);
+    consent::report(report, false, None)?;
+    drop(exclusive);
+    let holding = Holding::announce(first.snapshot.scope())?;
+    eprintln!("keepline: holding, Ctrl-C ends it");
+    let mut pause = interval(&first.snapshot);
+    let mut status = consent::DONE;
+    loop {
+        let next = Instant::now() + pause;
+        while !stop.load(Ordering::Relaxed) && Instant::now() < next {
+            thread::sleep(TICK.min(next.saturating_duration_since(Instant::now())));
+        }
+        if stop.load(Ordering::Relaxed) {
+            drop(holding);
+            eprintln!("keepline: no longer holding; entries run out by their own time");
+            return Ok(status);
+        }
+        match round(&select, pause) {
+            Ok((renewed, seen)) => {
+                if renewed > 0 {
+                    let sessions = counted(renewed, "entry", "entries");
+                    eprintln!("keepline: {sessions} renewed");
+                }
+                pause = interval(&seen.snapshot);
+                status = consent::DONE;
+            }
+            // A namespace that is being rebuilt, another Keepline at work: the next round does it.
+            Err(error) => {
+                eprintln!("keepline: warning: {error:#}; trying again in {pause:?}");
+                status = IN_PART;
+            }
+        }
+    }
+}
+
+/// One round: entries that would run out before the one after the next get their full time.
+fn round(select: &Select, pause: Duration) -> anyhow::Result<(usize, Seen)> {
+    let seen = Seen::take(select)?;
+    let wish = HoldWish { lifetime: None, due_within: Some(pause * 2 + Duration::from_secs(1)) };
+    let wished = plan::hold(&seen.snapshot, &seen.judgement, wish);
+    let mut renewed = 0;
+    if !wished.changes.is_empty() {
+        let mut exclusive: Exclusive = consent::exclusive()?;
+        exclusive.remember(&seen.snapshot)?;
+        let report = keepline_node::act(
+            &mut exclusive,
+            &wished,
+            &std::sync::atomic::AtomicBool::new(false),
+        )?;
+        for step in &report.steps {
+            if let (What::Entries { entries, .. }, Ok(_)) = (&step.change.what, &step.result) {
+                renewed += entries.len();
+            }
+        }
+        let failed = report.steps.into_iter().find_map(|step| {
+            let error = step.result.err()?;
+            Some(fault(format!("{}: {error}", step.change.place.name), "it is tried again"))
+        });
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+    }
+    Ok((renewed, seen))
+}
+
+/// A third of the shortest time that a director forgets after: every idle session is seen twice
+/// before its entry runs out.
+fn interval(snapshot: &Snapshot) -> Duration {
+    let timeouts = snapshot.namespaces.iter().flat_map(|namespace| {
+        let ipvs = namespace.ipvs.as_ref().map(|ipvs| ipvs.timeouts.tcp);
+        let conntrack = namespace.conntrack.as_ref().filter(|it| !it.entries.is_empty());
+        let conntrack = conntrack.and_then(|it| it.timeouts).map(|it| it.established);
+        ipvs.into_iter().chain(conntrack)
+    });
+    timeouts.min().map_or(SELDOM, |shortest| (shortest / 3).clamp(OFTEN, SELDOM))
+}

@@ -24,6 +24,18 @@ containers() { docker ps -q --no-trunc --filter "label=com.docker.swarm.service.
 wait_for() { until "$@"; do sleep 0.5; done; }
 "#;
 
+/// Ends the sessions of earlier scenarios, also what is left of them at backends that nobody told,
+/// and gives directors their usual timeouts.
+const CLEAR: &str = r#"
+rm -f /run/look
+for namespace in /var/run/docker/netns/* /proc/1/ns/net; do
+  nsenter --net="$namespace" ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 )' >/dev/null
+  case $namespace in */lb_* | */ingress_sbox) nsenter --net="$namespace" ipvsadm --set 900 120 300 ;; esac
+done
+pkill -f '(session|visits)[.]py'
+true
+"#;
+
 /// A two-node Swarm, and the right to it: one scenario at a time.
 pub struct Ground {
     guests: &'static Guests,
@@ -46,10 +58,14 @@ pub struct Container {
 pub fn ground() -> Ground {
     static TURN: Mutex<()> = Mutex::new(());
     static GUESTS: OnceLock<Result<Guests, String>> = OnceLock::new();
-    // A scenario that failed leaves nothing that the next cannot bear.
+    // What a scenario leaves, whether it failed or not, is cleared away below.
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let guests = GUESTS.get_or_init(make).as_ref().unwrap_or_else(|error| panic!("{error}"));
-    Ground { guests, _turn: turn }
+    let ground = Ground { guests, _turn: turn };
+    for node in [1, 2] {
+        ground.run(node, CLEAR);
+    }
+    ground
 }
 
 fn make() -> Result<Guests, String> {

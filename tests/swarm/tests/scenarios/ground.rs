@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keepline_swarm_tests::{Guest, Guests, oracle};
 
@@ -21,7 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(400);
 const HEAD: &str = r#"
 export PATH=/payload:$PATH KEEPLINE_DOCKER_TIMEOUT=30s NO_COLOR=1
 containers() { docker ps -q --no-trunc --filter "label=com.docker.swarm.service.name=$1"; }
-wait_for() { until "$@"; do sleep 0.5; done; }
+wait_for() { until "$@"; do sleep 1; done; }
 "#;
 
 /// Ends the sessions of earlier scenarios, also what is left of them at backends that nobody told,
@@ -82,8 +82,11 @@ fn make() -> Result<Guests, String> {
     ] {
         std::fs::write(payload.path().join(name), text).map_err(|error| error.to_string())?;
     }
+    let started = Instant::now();
     let guests = Guests::boot(2, Some(payload.path())).map_err(|error| error.to_string())?;
+    println!("booted after {:.0} s", started.elapsed().as_secs_f32());
     guests.swarm().map_err(|error| error.to_string())?;
+    println!("a Swarm after {:.0} s", started.elapsed().as_secs_f32());
     let services = format!(
         "{HEAD}docker network create -d overlay net1\n{}{}{}{}",
         create("app", "--network net1 --constraint node.hostname==node1"),
@@ -92,6 +95,7 @@ fn make() -> Result<Guests, String> {
         running(&["app", "db", "far"]),
     );
     guests.node(1).ok_within(&services, PATIENCE).map_err(|error| error.to_string())?;
+    println!("services after {:.0} s", started.elapsed().as_secs_f32());
     Ok(guests)
 }
 
@@ -115,6 +119,12 @@ fn running(services: &[&str]) -> String {
     )
 }
 
+/// Leaves a trace of what was done, and how long it took, in the test's output.
+fn told(node: u8, started: Instant, script: &str) {
+    let first = script.trim_start().lines().next().unwrap_or_default();
+    println!("node{node} {:5.1} s  {first}", started.elapsed().as_secs_f32());
+}
+
 impl Ground {
     pub fn node(&self, number: u8) -> &'static Guest {
         self.guests.node(number)
@@ -122,8 +132,10 @@ impl Ground {
 
     /// Runs a script that must succeed in a node; gives its output.
     pub fn run(&self, node: u8, script: &str) -> String {
-        let script = format!("{HEAD}{script}");
-        self.node(node).ok_within(&script, PATIENCE).unwrap_or_else(|error| panic!("{error}"))
+        let started = Instant::now();
+        let output = self.node(node).ok_within(&format!("{HEAD}{script}"), PATIENCE);
+        told(node, started, script);
+        output.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Creates a service and waits for its tasks; one that an earlier scenario left goes first.
@@ -206,8 +218,10 @@ impl Ground {
 
     /// `keepline check -o json` on a node.
     pub fn check(&self, node: u8, arguments: &str) -> Check {
-        let script = format!("{HEAD}keepline check -o json {arguments}");
-        let output = self.node(node).sh_within(&script, PATIENCE);
+        let command = format!("keepline check -o json {arguments}");
+        let started = Instant::now();
+        let output = self.node(node).sh_within(&format!("{HEAD}{command}"), PATIENCE);
+        told(node, started, &command);
         Check::new(output.unwrap_or_else(|error| panic!("{error}")))
     }
 }

@@ -13,6 +13,25 @@ const SHORT: u32 = 5;
 const TOLERANCE: f64 = 2.0;
 
 scenario! {
+    /// The proving ground itself, without Keepline.
+    fn a_service_answers_over_its_vip_across_nodes(ground) {
+        let nodes = ground.run(1, "docker node ls --format '{{.Status}}'");
+        assert_eq!(nodes, "Ready\nReady\n");
+        let mut session = Session::open(ground, 1, Container("app"), "far 7000");
+        // The host name of a container is its id.
+        assert_eq!(session.backend, ground.container(2, "far").id[..12]);
+        let director = ground.director();
+        let services = ground.in_director(1, &director, "ipvsadm -Sn");
+        let vip = services.lines().find(|line| line.starts_with("-A -f ")).unwrap_or_default();
+        assert!(vip.ends_with(" -s rr"), "{services}");
+        let entries = ground.entries(1, &director);
+        let (entry, _) = entries.iter().find(|(it, _)| it.client == session.client).expect("an entry");
+        assert_eq!((&entry.server, entry.state.as_str()), (&session.server, "ESTABLISHED"));
+        assert_eq!(session.write(), "survived");
+    }
+}
+
+scenario! {
     fn a_session_to_a_vip_is_safe_then_at_risk_then_orphaned(ground) {
         from_safe_to_orphaned(ground, &Way { node: 1, from: "app", to: "db", on: 1, called: "node1" });
     }

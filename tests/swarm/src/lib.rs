@@ -19,6 +19,7 @@
 mod error;
 mod guest;
 mod hub;
+pub mod oracle;
 mod preflight;
 mod vm;
 

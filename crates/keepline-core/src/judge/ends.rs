@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     index::{Index, Pair, socket},
-    route::Hop,
+    route::{self, Hop},
 };
 use crate::{
     session::SocketRef,
@@ -40,7 +40,9 @@ impl Ends {
 }
 
 /// Whether a socket was accepted rather than connected: its port is listened on, or an entry or
-/// an IPVS service leads to it.
+/// an IPVS service leads to it. A service with marks leads to any port of a backend's address, and a
+/// backend of one service is as a rule a client of others: what it says to a virtual address of
+/// the same director, it says as a client.
 fn accepted(snapshot: &Snapshot, index: &Index, namespace: &Namespace, socket: &Socket) -> bool {
     let listened = namespace.listeners.iter().any(|listener| {
         listener.port() == socket.local.port()
@@ -48,10 +50,13 @@ fn accepted(snapshot: &Snapshot, index: &Index, namespace: &Namespace, socket: &
     });
     listened
         || index.backs(snapshot, &(socket.remote, socket.local)).next().is_some()
-        || index
-            .owners(socket.remote.ip())
-            .iter()
-            .any(|owner| index.is_destination(*owner, socket.local))
+        || index.owners(socket.remote.ip()).iter().any(|owner| {
+            index.is_destination(*owner, socket.local)
+                && !route::balances(snapshot, index, *owner, socket.remote)
+                && !index
+                    .entries(snapshot, &(socket.local, socket.remote))
+                    .any(|at| at.namespace == *owner)
+        })
 }
 
 /// The backends' sockets, each given to one session at the most.

@@ -120,22 +120,29 @@ pub(super) fn follow_back(snapshot: &Snapshot, index: &Index, at: SocketRef) -> 
             Found::Several | Found::None => break,
         }
     }
-    if !hops.is_empty() {
+    // A port that the backend's own namespace redirects (a Swarm task with a published port) is
+    // no load balancer; the director may be behind it, or on another machine.
+    let redirected = |hop: &Hop| {
+        let entry = hop.entry(snapshot);
+        hop.namespace == at.namespace && entry.server.ip() == entry.backend.ip()
+    };
+    if !hops.iter().all(redirected) {
         return Route::Hops(hops);
     }
-    let mut directors = index.owners(server.remote.ip()).iter().copied().filter(|owner| {
+    let (seen_as, backend) = pair;
+    let mut directors = index.owners(seen_as.ip()).iter().copied().filter(|owner| {
         let namespace = &snapshot.namespaces[*owner];
         *owner != at.namespace
-            && !index.mirrored(snapshot, *owner, &(server.local, server.remote))
-            && (index.is_destination(*owner, server.local)
+            && !index.mirrored(snapshot, *owner, &(backend, seen_as))
+            && (index.is_destination(*owner, backend)
                 || (translates(namespace) && server.state == TcpState::Established))
     });
     match (directors.next(), directors.next()) {
         (None, _) => Route::Direct,
         (Some(director), None) => {
-            let by_ipvs = index.is_destination(director, server.local);
+            let by_ipvs = index.is_destination(director, backend);
             let table = if by_ipvs { Table::Ipvs } else { Table::Conntrack };
-            missing(snapshot, director, table, (server.local, server.remote))
+            missing(snapshot, director, table, (backend, seen_as))
         }
         (Some(_), Some(_)) => Route::Ambiguous,
     }
@@ -250,8 +257,10 @@ fn expected(
     if directors.0.is_empty() && state == TcpState::Established {
         for &owner in index.owners(server.ip()) {
             let namespace = &snapshot.namespaces[owner];
-            let may = owner != here && answers(owner);
-            if may && translates(namespace) && !listens(namespace, server) {
+            // A client of its own address (a published port, from the host) whose other end is
+            // not there has been led elsewhere, whoever listens.
+            let led = owner == here || !listens(namespace, server);
+            if answers(owner) && translates(namespace) && led {
                 directors.add(owner, Table::Conntrack);
             }
         }
@@ -298,6 +307,17 @@ fn remembers(namespace: &Namespace) -> bool {
 
 fn translates(namespace: &Namespace) -> bool {
     namespace.translates && namespace.conntrack.is_some()
+}
+
+/// Whether `director` balances what is sent to `server`.
+pub(super) fn balances(
+    snapshot: &Snapshot,
+    index: &Index,
+    director: usize,
+    server: SocketAddr,
+) -> bool {
+    index.services(&server).contains(&director)
+        || marks(&snapshot.namespaces[director], server, false)
 }
 
 /// Whether packets to `server` are marked in this namespace for one of its IPVS services.

@@ -344,3 +344,78 @@ fn half_closed_session_runs_on_its_own_clock() {
     assert_eq!(session.entry.unwrap().timeout, seconds(60));
     assert_eq!(session.findings, [Code::HALF_CLOSED]);
 }
+
+/// On a Swarm a client is as a rule the task of a service itself, and a service with marks leads to
+/// any port of its tasks.
+#[test]
+fn client_that_is_a_backend_of_another_service_is_a_client() {
+    for remembered in [Some(entry(800)), None] {
+        let mut snapshot = swarm(remembered.clone());
+        let other = &mut ipvs(ServiceId::Fwmark(257)).services[0];
+        other.destinations[0].address = address("10.0.1.6:0");
+        tables(&mut snapshot).services.push(other.clone());
+        look_again(&mut snapshot, SecondLookResult::Confirmed);
+        let session = only(&snapshot);
+        let expected = if remembered.is_some() { Verdict::AtRisk } else { Verdict::Orphaned };
+        assert_eq!((session.verdict, session.end), (expected, End::Client));
+        assert_eq!(session.client, address(CLIENT_ADDRESS));
+        assert_eq!(session.other_end.map(|end| end.namespace), Some(BACKEND));
+    }
+}
+
+/// A task with a published port: its own namespace redirects 8080 to 7000, the client is outside.
+fn redirected() -> Snapshot {
+    let mut snapshot = swarm(None);
+    snapshot.namespaces[CLIENT].sockets.clear();
+    let published = address("10.0.1.4:8080");
+    snapshot.namespaces[BACKEND].conntrack.as_mut().unwrap().entries.push(
+        keepline_core::snapshot::Entry {
+            client: address(SEEN_AS),
+            server: published,
+            backend: address(BACKEND_ADDRESS),
+            seen_as: Some(address(SEEN_AS)),
+            expires: seconds(431_000),
+            ..entry(0)
+        },
+    );
+    snapshot
+}
+
+#[test]
+fn redirection_at_the_backend_does_not_hide_that_its_director_has_forgotten() {
+    let mut snapshot = redirected();
+    assert_eq!(suspects(&snapshot)[0].pair, (address("10.0.1.4:8080"), address(SEEN_AS)));
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    let session = only(&snapshot);
+    assert_eq!((session.verdict, session.why), (Verdict::Orphaned, Why::ForgottenAtBackend));
+    assert_eq!(session.director, Some(DIRECTOR));
+}
+
+/// It came in by another node, whose director cannot be seen from here.
+#[test]
+fn redirection_at_the_backend_alone_is_no_load_balancer() {
+    let mut snapshot = redirected();
+    snapshot.namespaces.remove(DIRECTOR);
+    assert_eq!(verdicts(&snapshot).sessions.len(), 0);
+}
+
+/// A published port from the host itself, after the Engine's restart: no table remembers it.
+#[test]
+fn client_of_an_own_address_without_its_other_end_was_led_elsewhere() {
+    let mut host = namespace(1, "host", &["192.168.77.1"]);
+    host.translates = true;
+    host.conntrack = Some(conntrack());
+    host.listeners.push(address("0.0.0.0:8080"));
+    host.sockets.push(socket("192.168.77.1:34502", "192.168.77.1:8080", 100));
+    let mut snapshot = snapshot(vec![host]);
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    let session = only(&snapshot);
+    assert_eq!((session.verdict, session.table), (Verdict::Orphaned, Some(Table::Conntrack)));
+
+    // With the other end beside it, nobody translates.
+    let other = socket("192.168.77.1:8080", "192.168.77.1:34502", 100);
+    snapshot.namespaces[0].sockets.push(other);
+    let judgement = verdicts(&snapshot);
+    assert_eq!(judgement.summary.orphaned, 0);
+    assert_eq!(judgement.summary.untracked, judgement.sessions.len());
+}

@@ -22,8 +22,8 @@ struct Args {
     /// Start Docker everywhere and make one Swarm of all.
     #[arg(long)]
     swarm: bool,
-    /// A directory that all guests can read as /payload.
-    #[arg(long, value_name = "DIR")]
+    /// A directory that all guests can read as /payload; programs in it are found by name.
+    #[arg(long, value_name = "DIR", overrides_with = "payload")]
     payload: Option<PathBuf>,
     /// How long a line or the script may run, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
@@ -92,7 +92,7 @@ fn addressed(line: &str, nodes: u8) -> Option<(u8, &str)> {
 /// Each line is a bash of its own: takes the directory along from one to the next.
 fn in_last_directory(command: &str) -> String {
     format!(
-        "trap 'pwd >/run/shell-directory' EXIT\ncd \"$(cat /run/shell-directory 2>/dev/null || pwd)\"\n{command}\n"
+        "PATH=$PATH:/payload\ntrap 'pwd >/run/shell-directory' EXIT\ncd \"$(cat /run/shell-directory 2>/dev/null || pwd)\"\n{command}\n"
     )
 }
 

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use keepline_swarm_tests::oracle::{self, Entry};
 use serde_json::Value;
 
-use crate::oracle::{self, Entry};
 use crate::story::{FRESH, Moment, SILENT, Story, TIMEOUT};
 
 /// How far a lifetime may lie outside of what the tools said just before and just after.

@@ -5,7 +5,6 @@
 //! with `--test-threads=1`, or they all wait for the same guest.
 
 mod compare;
-mod oracle;
 mod scenarios;
 mod story;
 

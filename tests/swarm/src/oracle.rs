@@ -1,18 +1,23 @@
-//! What the field's own tools say, in a form that can be compared. Nothing here knows Keepline.
+//! What the field's own tools say, in a form that tests can compare. Nothing here knows Keepline.
 
 use std::collections::BTreeSet;
 
 /// A session as a table remembers it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
+    /// Address and port of the client.
     pub client: String,
+    /// What the client connected to.
     pub server: String,
+    /// Where it is sent.
     pub backend: String,
+    /// As the tool writes it.
     pub state: String,
 }
 
 /// TCP lines of `ipvsadm -Lnc`, with the lifetime left in seconds:
 /// `TCP 00:19  ESTABLISHED 10.213.1.10:43210 10.213.1.2:7000 10.213.1.11:7000`.
+#[must_use]
 pub fn ipvs_entries(listing: &str) -> Vec<(Entry, f64)> {
     let entry = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -27,6 +32,7 @@ pub fn ipvs_entries(listing: &str) -> Vec<(Entry, f64)> {
 
 /// Lines of `conntrack -L -p tcp` that translate an address:
 /// `tcp 6 19 ESTABLISHED src=A dst=VIP sport=1 dport=2 src=B dst=LB sport=2 dport=1 [ASSURED] …`.
+#[must_use]
 pub fn conntrack_entries(listing: &str) -> Vec<(Entry, f64)> {
     let entry = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -52,6 +58,7 @@ pub fn conntrack_entries(listing: &str) -> Vec<(Entry, f64)> {
 }
 
 /// `ss -Htn` restricted to open states: local and remote address.
+#[must_use]
 pub fn sockets(listing: &str) -> BTreeSet<(String, String)> {
     listing
         .lines()
@@ -63,6 +70,10 @@ pub fn sockets(listing: &str) -> BTreeSet<(String, String)> {
 }
 
 /// `Timeout (tcp tcpfin udp): 20 120 300`, or three numbers as `sysctl -n` prints them; seconds.
+///
+/// # Panics
+/// There are no three numbers.
+#[must_use]
 pub fn timeouts(text: &str) -> [f64; 3] {
     let numbers = text.rsplit(": ").next().unwrap_or_default();
     let numbers: Vec<f64> =
@@ -71,6 +82,7 @@ pub fn timeouts(text: &str) -> [f64; 3] {
 }
 
 /// Lines of a listing without surrounding blanks, as a set.
+#[must_use]
 pub fn lines(text: &str) -> BTreeSet<String> {
     text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
 }

@@ -1,0 +1,227 @@
+//! The Swarm for all scenarios of this process: two nodes, one overlay network, three services.
+//!
+//! | service | node | |
+//! |---|---|---|
+//! | `app` | node1 | where clients run |
+//! | `db` | node1 | the backend beside the client |
+//! | `far` | node2 | the backend on the other node |
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use keepline_swarm_tests::{Guest, Guests, oracle};
+
+use crate::check::Check;
+
+/// What the Engine may take for something in guests that are emulated on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(400);
+
+/// For the head of a script: the release binary, patient with an Engine that has little processor.
+const HEAD: &str = r#"
+export PATH=/payload:$PATH KEEPLINE_DOCKER_TIMEOUT=30s NO_COLOR=1
+containers() { docker ps -q --no-trunc --filter "label=com.docker.swarm.service.name=$1"; }
+wait_for() { until "$@"; do sleep 1; done; }
+"#;
+
+/// Ends the sessions of earlier scenarios, also what is left of them at backends that nobody told,
+/// and gives directors their usual timeouts.
+const CLEAR: &str = r#"
+rm -f /run/look
+for namespace in /var/run/docker/netns/* /proc/1/ns/net; do
+  nsenter --net="$namespace" ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 )' >/dev/null
+  case $namespace in */lb_* | */ingress_sbox) nsenter --net="$namespace" ipvsadm --set 900 120 300 ;; esac
+done
+pkill -f '(session|visits)[.]py'
+true
+"#;
+
+/// A two-node Swarm, and the right to it: one scenario at a time.
+pub struct Ground {
+    guests: &'static Guests,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// A container as the Engine tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    pub id: String,
+    /// `db.1.<id of the task>`: also the name of the task.
+    pub name: String,
+    pub pid: u32,
+}
+
+/// The Swarm, made by the first who asks.
+///
+/// # Panics
+/// It could not be made; every scenario says why.
+pub fn ground() -> Ground {
+    static TURN: Mutex<()> = Mutex::new(());
+    static GUESTS: OnceLock<Result<Guests, String>> = OnceLock::new();
+    // What a scenario leaves, whether it failed or not, is cleared away below.
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let guests = GUESTS.get_or_init(make).as_ref().unwrap_or_else(|error| panic!("{error}"));
+    let ground = Ground { guests, _turn: turn };
+    for node in [1, 2] {
+        ground.run(node, CLEAR);
+    }
+    ground
+}
+
+fn make() -> Result<Guests, String> {
+    let binary = std::env::var_os("KEEPLINE_BIN")
+        .map(PathBuf::from)
+        .ok_or("KEEPLINE_BIN names no release binary: `make test` builds one and sets it")?;
+    let payload = tempfile::tempdir().map_err(|error| error.to_string())?;
+    std::fs::copy(&binary, payload.path().join("keepline"))
+        .map_err(|error| format!("KEEPLINE_BIN={}: {error}", binary.display()))?;
+    for (name, text) in [
+        ("session.py", include_str!("session.py")),
+        ("visits.py", include_str!("visits.py")),
+        ("article.sh", include_str!("article.sh")),
+    ] {
+        std::fs::write(payload.path().join(name), text).map_err(|error| error.to_string())?;
+    }
+    let started = Instant::now();
+    let guests = Guests::boot(2, Some(payload.path())).map_err(|error| error.to_string())?;
+    println!("booted after {:.0} s", started.elapsed().as_secs_f32());
+    guests.swarm().map_err(|error| error.to_string())?;
+    println!("a Swarm after {:.0} s", started.elapsed().as_secs_f32());
+    let services = format!(
+        "{HEAD}docker network create -d overlay net1\n{}{}{}{}",
+        create("app", "--network net1 --constraint node.hostname==node1"),
+        create("db", "--network net1 --constraint node.hostname==node1"),
+        create("far", "--network net1 --constraint node.hostname==node2"),
+        running(&["app", "db", "far"]),
+    );
+    guests.node(1).ok_within(&services, PATIENCE).map_err(|error| error.to_string())?;
+    println!("services after {:.0} s", started.elapsed().as_secs_f32());
+    Ok(guests)
+}
+
+/// Creates a service of echo servers at port 7000. It ends at once on SIGTERM.
+fn create(name: &str, options: &str) -> String {
+    format!(
+        "docker service create -q --detach --no-resolve-image --stop-grace-period 1s \
+         --name {name} {options} peer python3 /peer.py serve 7000 >/dev/null\n"
+    )
+}
+
+/// Waits until every task that these services should have is running.
+fn running(services: &[&str]) -> String {
+    let wanted: Vec<_> = services.iter().map(|name| format!("--filter name={name}")).collect();
+    format!(
+        "all_run() {{ docker service ls {} --format '{{{{.Replicas}}}}' |
+           awk -F/ '$1 != $2 {{ bad = 1 }} END {{ exit bad || NR < {} }}'; }}
+         wait_for all_run\n",
+        wanted.join(" "),
+        services.len(),
+    )
+}
+
+/// Leaves a trace of what was done, and how long it took, in the test's output.
+fn told(node: u8, started: Instant, script: &str) {
+    let first = script.trim_start().lines().next().unwrap_or_default();
+    println!("node{node} {:5.1} s  {first}", started.elapsed().as_secs_f32());
+}
+
+impl Ground {
+    pub fn node(&self, number: u8) -> &'static Guest {
+        self.guests.node(number)
+    }
+
+    /// Runs a script that must succeed in a node; gives its output.
+    pub fn run(&self, node: u8, script: &str) -> String {
+        let started = Instant::now();
+        let output = self.node(node).ok_within(&format!("{HEAD}{script}"), PATIENCE);
+        told(node, started, script);
+        output.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Creates a service and waits for its tasks; one that an earlier scenario left goes first.
+    pub fn service(&self, name: &str, options: &str) {
+        let remove = format!("docker service rm {name} >/dev/null 2>&1\n");
+        self.run(1, &format!("{remove}{}{}", create(name, options), running(&[name])));
+    }
+
+    /// Waits until every task that a service should have is running.
+    pub fn wait_running(&self, services: &[&str]) {
+        self.run(1, &running(services));
+    }
+
+    /// The containers of a service on a node.
+    pub fn containers(&self, node: u8, service: &str) -> Vec<Container> {
+        let list = self.run(
+            node,
+            &format!(
+                "containers {service} | xargs -r docker inspect \
+                 --format '{{{{.Id}}}} {{{{.Name}}}} {{{{.State.Pid}}}}'"
+            ),
+        );
+        list.lines()
+            .map(|line| {
+                let words: Vec<_> = line.split_whitespace().collect();
+                let [id, name, pid] = words[..] else { panic!("{line}") };
+                Container {
+                    id: id.into(),
+                    name: name.trim_start_matches('/').into(),
+                    pid: pid.parse().expect("a process id"),
+                }
+            })
+            .collect()
+    }
+
+    /// The one container of a service on a node.
+    pub fn container(&self, node: u8, service: &str) -> Container {
+        let mut all = self.containers(node, service);
+        assert_eq!(all.len(), 1, "containers of {service} on node{node}: {all:?}");
+        all.remove(0)
+    }
+
+    /// File name of the director of net1.
+    pub fn director(&self) -> String {
+        let id = self.run(1, "docker network inspect --format '{{.Id}}' net1");
+        format!("lb_{}", &id[..9])
+    }
+
+    /// Sets the lifetime of established entries in a director. It holds for an entry from its
+    /// next packet on.
+    pub fn set_timeout(&self, node: u8, director: &str, seconds: u32) {
+        self.in_director(node, director, &format!("ipvsadm --set {seconds} 0 0"));
+    }
+
+    /// What a command says in the namespace of a director.
+    pub fn in_director(&self, node: u8, director: &str, command: &str) -> String {
+        self.run(node, &format!("nsenter --net=/var/run/docker/netns/{director} {command}"))
+    }
+
+    /// What IPVS remembers, by `ipvsadm`, with the seconds left.
+    pub fn entries(&self, node: u8, director: &str) -> Vec<(oracle::Entry, f64)> {
+        oracle::ipvs_entries(&self.in_director(node, director, "ipvsadm -Lnc"))
+    }
+
+    /// The seconds that the entry of the client with this port has left, by `ipvsadm`. The
+    /// address that a director sees of a client on the host is another than the client's own.
+    pub fn left(&self, node: u8, director: &str, client: &str) -> Option<f64> {
+        let port = client.rsplit(':').next().expect("a port");
+        let of_client = |address: &str| address.rsplit(':').next() == Some(port);
+        let entries = self.entries(node, director);
+        entries.iter().find(|(entry, _)| of_client(&entry.client)).map(|(_, left)| *left)
+    }
+
+    /// Waits until IPVS has no entry of this client, by its own listing.
+    pub fn wait_forgotten(&self, node: u8, director: &str, client: &str) {
+        let port = client.rsplit(':').next().expect("a port");
+        let listing = format!("nsenter --net=/var/run/docker/netns/{director} ipvsadm -Lnc");
+        self.run(node, &format!("while {listing} | grep -q ':{port} '; do sleep 0.5; done"));
+    }
+
+    /// `keepline check -o json` on a node.
+    pub fn check(&self, node: u8, arguments: &str) -> Check {
+        let command = format!("keepline check -o json {arguments}");
+        let started = Instant::now();
+        let output = self.node(node).sh_within(&format!("{HEAD}{command}"), PATIENCE);
+        told(node, started, &command);
+        Check::new(output.unwrap_or_else(|error| panic!("{error}")))
+    }
+}

@@ -1,0 +1,30 @@
+//! Issue 3, "The proving ground": Keepline on a real Docker Swarm of two nodes, judged by the
+//! field's own tools.
+//!
+//! The Swarm is made once (`ground.rs`). Each scenario is a test that can be run alone:
+//! `make swarm-test SCENARIO=the_articles_pipeline_finds_nothing`.
+
+mod change;
+mod check;
+mod direct;
+mod ground;
+mod names;
+mod published;
+mod session;
+mod vip;
+
+/// A scenario: a test that is skipped where guests cannot be booted.
+macro_rules! scenario {
+    ($(#[$meta:meta])* fn $name:ident($ground:ident) $body:block) => {
+        $(#[$meta])*
+        #[test]
+        fn $name() {
+            if keepline_swarm_tests::skip(stringify!($name)) {
+                return;
+            }
+            let $ground = &$crate::ground::ground();
+            $body
+        }
+    };
+}
+pub(crate) use scenario;

@@ -159,7 +159,13 @@ impl Exclusive {
     /// # Errors
     /// When the file cannot be written.
     pub fn remember(&self, snapshot: &Snapshot) -> Result<(), RunError> {
+        /// Written anew no more often than this: a hundred thousand sessions are some 20 MB.
+        const FRESH: Duration = Duration::from_secs(30);
         let path = self.folder.join("sessions");
+        let age = fs::metadata(&path).and_then(|it| it.modified()).ok();
+        if age.and_then(|it| it.elapsed().ok()).is_some_and(|age| age < FRESH) {
+            return Ok(());
+        }
         let rows: Vec<Row> = plan::rows(snapshot).collect();
         replace(&path, &rows)
     }

@@ -97,6 +97,9 @@ fn without_ipvs_conntrack_remembers_for_longer() {
     let mut snapshot = nat(Some(entry(300)));
     let conntrack = snapshot.namespaces[DIRECTOR].conntrack.as_mut().unwrap();
     conntrack.timeouts.as_mut().unwrap().established = seconds(900);
+    let shorter = timeout(&snapshot, 600);
+    assert!(shorter.changes.is_empty(), "never made worse: {shorter:?}");
+    assert!(shorter.notes[0].contains("remembers for 15m already"), "{shorter:?}");
     let plan = timeout(&snapshot, 7200);
     assert_eq!(
         lines(&plan),

@@ -250,16 +250,22 @@ int keepline_later(struct bpf_sockopt *ctx)
 		return 1;
 
 	if (constants.has_selectors) {
+		__u32 v4 = sk->dst_ip4, v6 = sk->dst_ip6[3];
+
+		/* Both are read before one is chosen: a pointer that is chosen would be a
+		 * modified one, which the verifier does not follow. */
+		barrier_var(v4);
+		barrier_var(v6);
 		key.netns = bpf_get_netns_cookie(ctx);
 		key.port = sk->dst_port;
 		if (sk->family == AF_INET) {
 			key.peer.word[2] = V4_MAPPED;
-			key.peer.word[3] = sk->dst_ip4;
+			key.peer.word[3] = v4;
 		} else {
 			key.peer.word[0] = sk->dst_ip6[0];
 			key.peer.word[1] = sk->dst_ip6[1];
 			key.peer.word[2] = sk->dst_ip6[2];
-			key.peer.word[3] = sk->dst_ip6[3];
+			key.peer.word[3] = v6;
 		}
 		settings = or_others(select_by(&key));
 	} else {

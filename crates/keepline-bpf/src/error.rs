@@ -43,12 +43,19 @@ pub enum Error {
     Invalid(String),
 }
 
-/// The last lines of a log, for a message.
+/// What matters of a log, for a message: the verifier's last words, else libbpf's.
 fn tail(log: &str) -> String {
-    let lines: Vec<_> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    match lines.as_slice() {
-        [] => String::new(),
-        lines => format!(" ({})", lines[lines.len().saturating_sub(3)..].join("; ")),
+    let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
+    // The verifier's log has state and instructions, its reason, its statistics, an end mark.
+    let verifier = lines()
+        .take_while(|line| !line.starts_with("-- END PROG LOAD LOG"))
+        .filter(|line| !line.starts_with("libbpf: ") && !line.starts_with("processed "))
+        .last()
+        .filter(|_| log.contains("-- END PROG LOAD LOG"));
+    let libbpf = lines().last().map(|line| line.trim_start_matches("libbpf: "));
+    match verifier.or(libbpf) {
+        Some(reason) => format!(" ({reason})"),
+        None => String::new(),
     }
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use std::{path::Path, time::Duration};
 
-use common::{Language, Netns, Peer, Place, is_mounted};
+use common::{Language, Netns, Peer, Place};
 use keepline_bpf::{
     Keepalive, NetnsCookie,
     keepalive::{Config, Rule, Selector, Settings, State},
@@ -55,8 +55,11 @@ fn new_sockets_of_both_ends_and_every_kind() {
     skip_if_impossible!();
     let (place, netns) = (Place::new(), Netns::new(&["10.240.0.2/32", "fd00::2/128"]));
     let keepalive = Keepalive::apply(&all(&place, settings(300, 30, 5))).unwrap();
-    let features = keepalive.supported();
-    assert!(features.new_sockets.is_yes() && features.open_sockets.is_yes(), "{features:?}");
+    // This kernel can do everything, with rules and without.
+    let features = Keepalive::features().unwrap();
+    assert_eq!(*keepalive.supported(), features);
+    let every = [&features.new_sockets, &features.open_sockets, &features.setsockopt];
+    assert!(every.iter().all(|part| part.is_yes()) && features.selection.is_yes(), "{features:?}");
     let mut server = Peer::new(Language::Python, &netns, &place.cgroup);
     server.does("listen :: 7000");
     for language in Language::ALL {
@@ -66,11 +69,11 @@ fn new_sockets_of_both_ends_and_every_kind() {
             server.does("accept");
             assert_eq!(client.ask("get"), "1 300 30 5", "{language:?} to {vip}");
             assert_eq!(server.ask("get"), "1 300 30 5", "from {language:?} at {vip}");
+            // The kernel's timer runs: not only the options say so.
+            let timers = run_in(&netns, "ss -tnoH state established dport 7000");
+            assert!(timers.contains("timer:(keepalive,4min"), "{timers}");
         }
     }
-    // The kernel's timer runs: not only the options say so.
-    let timers = run_in(&netns, "ss -tnoH dport 7000");
-    assert!(timers.contains("timer:(keepalive,"), "{timers}");
 }
 
 #[track_caller]
@@ -118,7 +121,8 @@ fn who_overrides_later_is_held_to_the_limit() {
             config.rules = vec![rule(netns.cookie(), Some(VIP), Some(7000), settings(300, 30, 5))];
             config.others = None;
         }
-        Keepalive::apply(&config).unwrap();
+        let keepalive = Keepalive::apply(&config).unwrap();
+        assert!(keepalive.supported().setsockopt.is_yes(), "{:?}", keepalive.supported());
         for language in Language::ALL {
             let mut client = Peer::new(language, &netns, &place.cgroup);
             client.does(&format!("connect {VIP} 7000"));

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -91,25 +94,31 @@ impl Pins {
                 .map_err(|source| call("mount the BPF file system on", mount_point, source))?;
         }
         let directory = bpffs.join(part);
-        fs::create_dir_all(&directory).map_err(|source| call("make", &directory, source))?;
-        Self::lock(directory)
+        loop {
+            fs::create_dir_all(&directory).map_err(|source| call("make", &directory, source))?;
+            // Who removed everything while this one waited took the directory away, too.
+            if let Some(pins) = Self::open(bpffs, part)? {
+                return Ok(pins);
+            }
+        }
     }
 
     /// `bpffs/part`, if it is there.
     pub(crate) fn open(bpffs: &Path, part: &str) -> Result<Option<Self>, Error> {
         let directory = bpffs.join(part);
-        match directory.try_exists() {
-            Ok(true) => Self::lock(directory).map(Some),
-            Ok(false) => Ok(None),
-            Err(source) => Err(Error::call("open", directory.display().to_string(), source)),
-        }
-    }
-
-    fn lock(directory: PathBuf) -> Result<Self, Error> {
-        let call = |source| Error::call("lock", directory.display().to_string(), source);
-        let file = File::open(&directory).map_err(call)?;
-        flock(&file, FlockOperation::LockExclusive).map_err(|source| call(source.into()))?;
-        Ok(Self { _lock: file.into(), directory })
+        let call =
+            |operation, source| Error::call(operation, directory.display().to_string(), source);
+        let file = match File::open(&directory) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(call("open", source)),
+        };
+        flock(&file, FlockOperation::LockExclusive)
+            .map_err(|source| call("lock", source.into()))?;
+        let locked = file.metadata().map_err(|source| call("look at", source))?;
+        let there = fs::metadata(&directory)
+            .is_ok_and(|now| (now.dev(), now.ino()) == (locked.dev(), locked.ino()));
+        Ok(there.then(|| Self { _lock: file.into(), directory }))
     }
 
     /// What is pinned, by name.
@@ -141,8 +150,8 @@ fn mount(point: &Path) -> io::Result<()> {
 
 /// Removes the directory of a part, then `bpffs` if nothing else is in it, and the mount if it was
 /// made by [`Pins::create`] and is empty.
-pub(crate) fn give_up(bpffs: &Path, part: &str) -> Result<(), Error> {
-    for directory in [&bpffs.join(part), bpffs] {
+pub(crate) fn give_up(bpffs: &Path, pins: Pins) -> Result<(), Error> {
+    for directory in [&pins.directory, bpffs] {
         match fs::remove_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -151,6 +160,8 @@ pub(crate) fn give_up(bpffs: &Path, part: &str) -> Result<(), Error> {
             _ => {}
         }
     }
+    // The lock is an open file: with it, the mount would be busy.
+    drop(pins);
     let Some(point) = bpffs.parent() else { return Ok(()) };
     let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let ours = String::from_utf8_lossy(&mounts)
@@ -161,7 +172,12 @@ pub(crate) fn give_up(bpffs: &Path, part: &str) -> Result<(), Error> {
                 && mount.source == OURS
                 && fs::canonicalize(point).is_ok_and(|point| point == Path::new(&mount.mount_point))
         });
-    if ours && fs::read_dir(point).is_ok_and(|mut entries| entries.next().is_none()) {
+    // Names with a dot are the kernel's own: maps.debug, progs.debug (`bpf_lookup`,
+    // `populate_bpffs` in kernel/bpf/inode.c).
+    let is_empty = fs::read_dir(point).is_ok_and(|mut entries| {
+        entries.all(|entry| entry.is_ok_and(|entry| entry.file_name().as_bytes().contains(&b'.')))
+    });
+    if ours && is_empty {
         // Busy: somebody has just begun to use it.
         let _ = rustix::mount::unmount(point, UnmountFlags::empty());
     }

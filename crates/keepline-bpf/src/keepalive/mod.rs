@@ -137,8 +137,7 @@ impl Keepalive {
     pub fn remove(bpffs: &Path) -> Result<bool, Error> {
         let Some(pins) = Pins::open(bpffs, PART)? else { return Ok(false) };
         hooks::detach(&pins, |_| true)?;
-        // Another Keepline that waits for the lock finds the directory gone.
-        give_up(bpffs, PART)?;
+        give_up(bpffs, pins)?;
         Ok(true)
     }
 }

@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::Path,
     ptr,
+    time::Duration,
 };
 
 use libbpf_sys as sys;
@@ -60,6 +61,25 @@ impl Foreign {
 
     pub fn id(&self) -> u32 {
         libbpf_rs::Program::id_from_fd(std::os::fd::AsFd::as_fd(&self.program)).unwrap()
+    }
+}
+
+impl Foreign {
+    /// How often it ran while [`Statistics`] were on.
+    pub fn runs(&self) -> u64 {
+        self.cost().0
+    }
+
+    /// How often it ran, and how long that took, while [`Statistics`] were on.
+    pub fn cost(&self) -> (u64, Duration) {
+        let mut info = sys::bpf_prog_info::default();
+        let mut length = size_of::<sys::bpf_prog_info>() as u32;
+        // SAFETY: `info` has as many bytes as `length` says, and asks for no arrays.
+        let result = unsafe {
+            sys::bpf_prog_get_info_by_fd(self.program.as_raw_fd(), &raw mut info, &raw mut length)
+        };
+        assert_eq!(result, 0);
+        (info.run_cnt, Duration::from_nanos(info.run_time_ns))
     }
 }
 

@@ -22,6 +22,8 @@ typedef __u32 __wsum;
 typedef _Bool bool;
 
 #define NULL ((void *)0)
+#define true 1
+#define false 0
 
 /* enum bpf_map_type and map flags, include/uapi/linux/bpf.h */
 enum {

@@ -52,7 +52,7 @@ fn tail(log: &str) -> String {
         .filter(|line| !line.starts_with("libbpf: ") && !line.starts_with("processed "))
         .last()
         .filter(|_| log.contains("-- END PROG LOAD LOG"));
-    let libbpf = lines().last().map(|line| line.trim_start_matches("libbpf: "));
+    let libbpf = lines().next_back().map(|line| line.trim_start_matches("libbpf: "));
     match verifier.or(libbpf) {
         Some(reason) => format!(" ({reason})"),
         None => String::new(),

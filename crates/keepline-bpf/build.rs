@@ -5,7 +5,7 @@
 
 use std::{env, path::PathBuf, process::Command};
 
-const PROGRAMS: [&str; 1] = ["keepalive"];
+const PROGRAMS: [&str; 2] = ["direct", "keepalive"];
 
 fn main() {
     println!("cargo::rerun-if-changed=bpf");

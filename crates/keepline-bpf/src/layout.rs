@@ -34,3 +34,17 @@ impl Pieces<'_> {
         u32::from_ne_bytes(self.take())
     }
 }
+
+/// A text of at most `N - 1` bytes with zeros behind.
+pub(crate) fn text<const N: usize>(text: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    let length = text.len().min(N - 1);
+    bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+    bytes
+}
+
+/// The way back.
+pub(crate) fn text_of(bytes: &[u8]) -> String {
+    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}

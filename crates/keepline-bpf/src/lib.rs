@@ -1,6 +1,8 @@
 //! Cures in the kernel: small programs that are attached once and serve every container.
 //!
 //! [`Keepalive`] gives TCP keepalive to every selected socket, whatever the application asked for.
+//! [`Direct`] answers connect() to a virtual address with a backend's, so that no load balancer is
+//! on the way.
 //!
 //! The programs are in `bpf/`, written in C for any kernel that describes itself
 //! (`/sys/kernel/btf/vmlinux`). They are attached to a control group of version 2, normally the
@@ -12,6 +14,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod direct;
 mod error;
 mod facts;
 mod features;
@@ -21,6 +24,7 @@ mod layout;
 mod object;
 pub mod place;
 
+pub use direct::Direct;
 pub use error::Error;
 pub use facts::{NetnsCookie, RunCost};
 pub use features::Support;

@@ -75,9 +75,7 @@ fn decode_settings(pieces: &mut Pieces<'_>) -> Option<Settings> {
 
 /// `struct config`.
 fn encode_config(config: &Config) -> Vec<u8> {
-    let mut bytes = env!("CARGO_PKG_VERSION").as_bytes().to_vec();
-    bytes.truncate(VERSION_LENGTH - 1);
-    bytes.resize(VERSION_LENGTH, 0);
+    let mut bytes = layout::text::<VERSION_LENGTH>(env!("CARGO_PKG_VERSION")).to_vec();
     bytes.extend(encode_settings(config.others.as_ref()));
     bytes.extend(u32::from(config.enforce).to_ne_bytes());
     bytes
@@ -108,8 +106,7 @@ pub(super) fn read_config(facts: &ProgramFacts) -> Result<(String, Option<Settin
     let value = map.lookup(&[0; 4], MapFlags::ANY).map_err(read)?.unwrap_or_default();
     let mut pieces = Pieces(&value);
     let version: [u8; VERSION_LENGTH] = pieces.take();
-    let version = version.split(|byte| *byte == 0).next().unwrap_or_default();
-    Ok((String::from_utf8_lossy(version).into_owned(), decode_settings(&mut pieces)))
+    Ok((layout::text_of(&version), decode_settings(&mut pieces)))
 }
 
 /// The rules that a running program has, in order.

@@ -64,14 +64,8 @@ struct flow {
 
 const volatile struct {
 	__u32 can_refuse; /* whether bpf_set_retval() is there for these hooks */
+	char version[16]; /* for the reader only */
 } constants;
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, char[16]); /* version */
-} keepline_info SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -12,6 +12,11 @@ use crate::{Error, Support, facts};
 #[repr(C, align(8))]
 pub(crate) struct Elf<T: ?Sized>(pub T);
 
+/// Name of every object, which that of the constants' map begins with.
+const OBJECT: &str = "keepline";
+/// The map of the constants: eight bytes of the object's name and that of the section.
+pub(crate) const CONSTANTS: &str = "keepline.rodata";
+
 thread_local! {
     /// What libbpf printed on this thread since the last look.
     static LOG: RefCell<String> = const { RefCell::new(String::new()) };
@@ -61,7 +66,11 @@ impl Programs<'_> {
         let error = |operation| {
             move |source| Error::bpf(operation, format!("the {} programs", self.name), source)
         };
-        let mut open = ObjectBuilder::default().open_memory(self.elf).map_err(error("open"))?;
+        let mut builder = ObjectBuilder::default();
+        let mut open = builder
+            .name(OBJECT)
+            .and_then(|builder| builder.open_memory(self.elf))
+            .map_err(error("open"))?;
         (self.prepare)(&mut open).map_err(error("prepare"))?;
         for mut program in open.progs_mut() {
             let load = program.name().to_str().is_some_and(wanted);

@@ -1,6 +1,9 @@
 //! The programs and their maps: services on their way into the kernel and back.
 
-use std::{collections::BTreeMap, os::fd::AsFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::AsFd,
+};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, OpenObject};
 use rustix::time::{ClockId, clock_gettime};
@@ -10,12 +13,11 @@ use crate::{
     Error, Support,
     facts::ProgramFacts,
     layout,
-    object::{self, Elf, Programs},
+    object::{CONSTANTS, Elf, Programs},
 };
 
 static ELF: &Elf<[u8]> = &Elf(*include_bytes!(concat!(env!("OUT_DIR"), "/direct.bpf.o")));
 
-const INFO: &str = "keepline_info";
 const SERVICES: &str = "keepline_vips";
 /// Maps that go on when the programs are replaced: with them, sockets that are connected or have
 /// sent something keep what is known of them.
@@ -52,7 +54,7 @@ pub(super) fn load(maps: &[MapHandle]) -> Result<Loaded, Error> {
     if let Support::No(why) = loaded.1[connect].clone() {
         (loaded, refusal) = (programs(false)?, Support::No(why));
     }
-    let (mut object, [name4, name6, recv4, recv6, send4, send6, conn4, conn6]) = loaded;
+    let (object, [name4, name6, recv4, recv6, send4, send6, conn4, conn6]) = loaded;
     let both = |first, second| if first == Support::Yes { second } else { first };
     let features = Features {
         connections: conn4,
@@ -61,8 +63,6 @@ pub(super) fn load(maps: &[MapHandle]) -> Result<Loaded, Error> {
         peer_name: name4,
         refusal,
     };
-    let version = layout::text::<16>(env!("CARGO_PKG_VERSION"));
-    object::update(&mut object, INFO, [(vec![0; 4], version.to_vec())])?;
     Ok(Loaded { object, features })
 }
 
@@ -73,8 +73,10 @@ fn prepare(
 ) -> Result<(), libbpf_rs::Error> {
     for mut map in open.maps_mut() {
         let name = map.name().to_owned();
-        if name.to_string_lossy().ends_with(".rodata") {
-            map.set_initial_value(&u32::from(can_refuse).to_ne_bytes())?;
+        if name == CONSTANTS {
+            let version = layout::text::<16>(env!("CARGO_PKG_VERSION"));
+            let can_refuse = u32::from(can_refuse).to_ne_bytes();
+            map.set_initial_value(&[&can_refuse[..], &version].concat())?;
         }
         // Of another version's layout: it is left behind.
         if let Some(running) = maps.iter().find(|map| map.name() == name)
@@ -106,10 +108,11 @@ pub(super) fn services_of(facts: &ProgramFacts) -> Result<MapHandle, Error> {
 
 /// Version that a running program was loaded by.
 pub(super) fn read_version(facts: &ProgramFacts) -> Result<String, Error> {
-    let read = |source| Error::bpf("read", format!("map {INFO}"), source);
-    let Some(map) = facts.map(INFO)? else { return Ok(String::new()) };
+    let read = |source| Error::bpf("read", format!("map {CONSTANTS}"), source);
+    let Some(map) = facts.map(CONSTANTS)? else { return Ok(String::new()) };
     let value = map.lookup(&[0; 4], MapFlags::ANY).map_err(read)?.unwrap_or_default();
-    Ok(layout::text_of(&value))
+    // After `can_refuse`.
+    Ok(layout::text_of(value.get(4..).unwrap_or_default()))
 }
 
 /// Every service with its generation.
@@ -137,8 +140,13 @@ pub(super) fn write_services(map: &MapHandle, services: &[Service]) -> Result<Ch
     let object = |vip: &Vip| format!("service {} in namespace {}", vip.address, vip.netns.0);
     let mut there = read(map)?;
     let mut changes = Changes::default();
+    let canonical = |vip: &Vip| Vip { address: vip.address.to_canonical(), ..*vip };
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = services.iter().find(|service| !seen.insert(canonical(&service.vip))) {
+        return Err(Error::Invalid(format!("{} is there twice", object(&twice.vip))));
+    }
     for service in services {
-        let vip = Vip { address: service.vip.address.to_canonical(), ..service.vip };
+        let vip = canonical(&service.vip);
         let before = there.remove(&vip);
         let generation = match &before {
             Some((_, backends)) if *backends == table::in_order(service) => continue,

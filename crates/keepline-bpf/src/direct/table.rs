@@ -191,6 +191,6 @@ mod tests {
             }
         }
         assert_eq!(decode_key(&[]), None);
-        assert_eq!(decode(&[0xff; 9]).1, []);
+        assert_eq!(decode(&[0xff; 8]).1, []);
     }
 }

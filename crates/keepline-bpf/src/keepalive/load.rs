@@ -9,7 +9,7 @@ use crate::{
     Error, NetnsCookie, Support,
     facts::{self, ProgramFacts},
     layout::{self, Pieces},
-    object::{self, Elf, Programs},
+    object::{self, CONSTANTS, Elf, Programs},
 };
 
 static ELF: &Elf<[u8]> = &Elf(*include_bytes!(concat!(env!("OUT_DIR"), "/keepalive.bpf.o")));
@@ -39,10 +39,10 @@ pub(super) fn load(config: &Config) -> Result<(Object, Features), Error> {
 
 fn prepare(open: &mut OpenObject, config: &Config) -> Result<(), libbpf_rs::Error> {
     for mut map in open.maps_mut() {
-        let name = map.name().to_string_lossy().into_owned();
+        let name = map.name().to_owned();
         if name == RULES {
             map.set_max_entries(u32::try_from(config.rules.len()).unwrap_or(u32::MAX).max(1))?;
-        } else if name.ends_with(".rodata") {
+        } else if name == CONSTANTS {
             let page = u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX);
             let has_rules = u32::from(!config.rules.is_empty());
             let constants = [facts::ticks_per_second(), page, has_rules];

@@ -2,7 +2,7 @@
 
 The same language is spoken by peer.c. Neither knows anything of Keepline.
 """
-import errno, os, socket, sys
+import collections, errno, socket, sys, threading
 
 OPTIONS = {
     "keepalive": (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
@@ -10,7 +10,7 @@ OPTIONS = {
     "interval": (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL),
     "probes": (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
 }
-wishes, listener, at = [], None, None
+wishes, listener, at, datagrams = [], None, None, None
 
 
 def family(host):
@@ -36,7 +36,7 @@ def connect(host, port):
 
 
 def answer(words):
-    global listener, at
+    global listener, at, datagrams
     match words:
         case ["wish", name, value]:  # before connect()
             wishes.append((name, int(value)))
@@ -71,24 +71,49 @@ def answer(words):
                 except OSError:
                     failed += 1
             return f"{failed} {without}"
-        case ["serve"]:  # accepts for ever, answers nothing
-            import threading
-            def run():
+        case ["serve", *text]:  # accepts for ever, says who it is
+            def run(l, text):
                 while True:
-                    listener.accept()[0].close()
-            threading.Thread(target=run, daemon=True).start()
-        case ["udp", host, port, text]:
-            with made(host, socket.SOCK_DGRAM) as s:
-                s.settimeout(5)
-                s.sendto(text.encode(), (host, int(port)))
-                data, origin = s.recvfrom(200)
-                return f"{data.decode()} {origin[0]} {origin[1]}"
-        case ["udp-connected", host, port, text]:
+                    with l.accept()[0] as s:
+                        try:
+                            s.sendall(text + b"\n")
+                            s.recv(1)
+                        except OSError:
+                            pass
+            threading.Thread(target=run, args=(listener, " ".join(text).encode()), daemon=True).start()
+        case ["spread", host, port, count]:  # who answered how often
+            answers = collections.Counter()
+            for _ in range(int(count)):
+                try:
+                    with connect(host, port) as s:
+                        answers[s.recv(200).decode().strip()] += 1
+                        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                except OSError as error:
+                    answers[errno.errorcode.get(error.errno, str(error))] += 1
+            return " ".join(f"{name}={number}" for name, number in sorted(answers.items()))
+        case ["serve-udp", host, port, text]:  # answers every datagram with who it is
+            s = socket.socket(family(host), socket.SOCK_DGRAM)
+            s.bind((host, int(port)))
+            def run(s, text):
+                while True:
+                    s.sendto(text.encode(), s.recvfrom(200)[1])
+            threading.Thread(target=run, args=(s, text), daemon=True).start()
+        case ["udp", host, port, count]:  # one socket: distinct answers and origins
+            datagrams = datagrams or made(host, socket.SOCK_DGRAM)
+            datagrams.settimeout(5)
+            seen = set()
+            for _ in range(int(count)):
+                datagrams.sendto(b"who", (host, int(port)))
+                data, origin = datagrams.recvfrom(200)
+                seen.add(f"{data.decode()} {origin[0]} {origin[1]}")
+            return ", ".join(sorted(seen))
+        case ["udp-connected", host, port]:
             with made(host, socket.SOCK_DGRAM) as s:
                 s.settimeout(5)
                 s.connect((host, int(port)))
-                s.send(text.encode())
-                return f"{s.recv(200).decode()} {s.getpeername()[0]} {s.getpeername()[1]}"
+                s.send(b"who")
+                data, origin = s.recvfrom(200)
+                return f"{data.decode()} {origin[0]} {origin[1]} {s.getpeername()[0]} {s.getpeername()[1]}"
         case _:
             return f"what is {words}?"
     return "ok"

@@ -3,84 +3,14 @@
 
 mod common;
 
-use std::{collections::BTreeMap, path::Path};
-
-use common::{Language, Netns, Peer, Place};
-use keepline_bpf::{
-    Direct, NetnsCookie,
-    direct::{Backend, Changes, Config, Protocol, Service, Vip},
+use common::{
+    Language, Place,
+    net::{Net, VIP, VIP6, apply, backends, parse, service, spread, vip},
 };
-
-const VIP: &str = "10.240.0.2";
-const VIP6: &str = "fd00::2";
-
-fn vip(netns: NetnsCookie, address: &str, port: Option<u16>, protocol: Protocol) -> Vip {
-    Vip { netns, address: address.parse().unwrap(), port, protocol }
-}
-
-fn backends(of: &[(&str, u32)]) -> Vec<Backend> {
-    of.iter()
-        .map(|(address, weight)| Backend {
-            address: address.parse().unwrap(),
-            port: None,
-            weight: *weight,
-        })
-        .collect()
-}
-
-fn service(netns: &Netns, of: &[(&str, u32)]) -> Service {
-    Service { vip: vip(netns.cookie(), VIP, None, Protocol::Tcp), backends: backends(of) }
-}
-
-fn apply(place: &Place, services: Vec<Service>) -> Direct {
-    let config = Config { bpffs: place.bpffs.clone(), cgroup: place.cgroup.clone(), services };
-    Direct::apply(&config).unwrap()
-}
-
-/// A namespace with VIPs that are traps, and backends that say their own addresses.
-struct Net {
-    netns: Netns,
-    _servers: Vec<Peer>,
-}
-
-impl Net {
-    fn new(hosts: &[&str]) -> Self {
-        let traps = [VIP, VIP6];
-        let addresses: Vec<String> = traps
-            .iter()
-            .chain(hosts)
-            .map(|host| format!("{host}/{}", if host.contains(':') { 128 } else { 32 }))
-            .collect();
-        let netns = Netns::new(&addresses.iter().map(String::as_str).collect::<Vec<_>>());
-        // Outside of the control group, as processes of other containers may be.
-        let root = keepline_bpf::place::cgroup_root(Path::new("/proc")).unwrap();
-        let mut server = Peer::new(Language::Python, &netns, &root);
-        for host in traps.iter().chain(hosts) {
-            let name = if traps.contains(host) { "TRAP" } else { host };
-            server.does(&format!("listen {host} 7000"));
-            server.does(&format!("serve {name}"));
-            server.does(&format!("serve-udp {host} 7000 {name}"));
-        }
-        Self { netns, _servers: vec![server] }
-    }
-
-    fn client(&self, language: Language, place: &Place) -> Peer {
-        Peer::new(language, &self.netns, &place.cgroup)
-    }
-}
-
-/// How often each answered.
-fn spread(client: &mut Peer, host: &str, count: u32) -> BTreeMap<String, u32> {
-    parse(&client.ask(&format!("spread {host} 7000 {count}")))
-}
-
-fn parse(answer: &str) -> BTreeMap<String, u32> {
-    let pair = |pair: &str| {
-        let (name, number) = pair.split_once('=').unwrap();
-        (name.to_owned(), number.parse().unwrap())
-    };
-    answer.split_ascii_whitespace().map(pair).collect()
-}
+use keepline_bpf::{
+    Direct,
+    direct::{Changes, Protocol, Service},
+};
 
 #[test]
 fn every_kind_of_socket_reaches_a_backend_and_names_the_vip() {

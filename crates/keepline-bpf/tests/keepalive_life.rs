@@ -2,12 +2,7 @@
 
 mod common;
 
-use std::{
-    fs,
-    path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use common::{
     Language, Netns, Peer, Place,
@@ -103,17 +98,16 @@ fn replaced_under_load_without_a_connection_that_fails_or_is_missed() {
     for client in &mut clients {
         client.tell(&format!("load {VIP} 7000 15000"));
     }
-    let (mut replaced, done) = (0_u32, AtomicBool::new(false));
+    let mut replaced = 0_u32;
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let load = scope.spawn(|| {
             for client in &mut clients {
                 assert_eq!(client.answer(), "0 0", "failed, without keepalive");
             }
-            done.store(true, Ordering::Relaxed);
         });
         // One that is killed again and again does no harm, either.
-        while !done.load(Ordering::Relaxed) {
-            let mut other = (replaced % 10 == 0).then(|| apply_for_ever_in(&place));
+        while !load.is_finished() {
+            let mut other = replaced.is_multiple_of(10).then(|| apply_for_ever_in(&place));
             Keepalive::apply(&config(&place, 100 + u64::from(replaced))).unwrap();
             replaced += 1;
             if let Some(other) = &mut other {

@@ -90,10 +90,21 @@ fn prepare(
     Ok(())
 }
 
-/// The maps of a running program that may go on.
-pub(super) fn maps_of(facts: &ProgramFacts) -> Result<Vec<MapHandle>, Error> {
-    let maps = LASTING.iter().map(|name| facts.map(name));
-    Ok(maps.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+/// The maps of running programs that may go on.
+pub(super) fn maps_of<'a>(
+    programs: impl Iterator<Item = &'a ProgramFacts> + Clone,
+) -> Result<Vec<MapHandle>, Error> {
+    let mut maps = Vec::new();
+    for name in LASTING {
+        // Each program knows only those that it uses.
+        for facts in programs.clone() {
+            if let Some(map) = facts.map(name)? {
+                maps.push(map);
+                break;
+            }
+        }
+    }
+    Ok(maps)
 }
 
 /// The map of services of a running program.

@@ -66,11 +66,8 @@ impl Direct {
         let cgroup = Cgroup::open(&config.cgroup)?;
         let pins = Pins::create(&config.bpffs, PART)?;
         hooks::detach_leftovers(&pins)?;
-        let maps = match running(&pins)? {
-            Some((_, facts)) => load::maps_of(&facts)?,
-            None => Vec::new(),
-        };
-        let loaded = load::load(&maps)?;
+        let before = hooks::read(&pins)?;
+        let loaded = load::load(&load::maps_of(before.iter().map(|(_, facts)| facts))?)?;
         if let Support::No(why) = &loaded.features.connections {
             let why = why.clone();
             return Err(Error::Unsupported { what: "direct connections", why });

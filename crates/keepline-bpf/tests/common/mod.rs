@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails by panicking")]
 
 pub mod foreign;
+pub mod net;
 
 use std::{
     fs,
@@ -192,8 +193,9 @@ impl Peer {
     /// Starts it in a namespace and a control group.
     pub fn new(language: Language, netns: &Netns, cgroup: &Path) -> Self {
         let procs = cgroup.join("cgroup.procs");
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &netns.name]).args(language.command());
+        // One that hangs fails its test instead of stopping all; it ends with its stdin, too.
+        let mut command = Command::new("timeout");
+        command.args(["180", "ip", "netns", "exec", &netns.name]).args(language.command());
         // SAFETY: nothing but `open`, `write` and `close` happens between fork and exec.
         unsafe { command.pre_exec(move || fs::write(&procs, "0")) };
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -73,13 +73,13 @@ def answer(words):
             return f"{failed} {without}"
         case ["serve", *text]:  # accepts for ever, says who it is
             def run(l, text):
+                held = collections.deque(maxlen=64)
                 while True:
-                    with l.accept()[0] as s:
-                        try:
-                            s.sendall(text + b"\n")
-                            s.recv(1)
-                        except OSError:
-                            pass
+                    held.append(l.accept()[0])
+                    try:
+                        held[-1].sendall(text + b"\n")
+                    except OSError:
+                        pass
             threading.Thread(target=run, args=(listener, " ".join(text).encode()), daemon=True).start()
         case ["spread", host, port, count]:  # who answered how often
             answers = collections.Counter()

@@ -84,7 +84,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 32768); /* all allocated at once: about 4 MB */
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } keepline_flows SEC(".maps");

@@ -27,14 +27,15 @@ struct selector {
 struct config {
 	char version[16];
 	struct settings others; /* for sockets that no selector fits */
-	__u32 enforce;
+	__u32 enforce;          /* for the reader only */
+	__u32 rules;            /* how many there are in keepline_sel */
 };
 
 /* Constants of this load: the verifier drops what they switch off. */
 const volatile struct {
-	__u32 hz;            /* jiffies a second */
-	__u32 page_size;     /* bytes */
-	__u32 has_selectors; /* whether keepline_sel has entries */
+	__u32 hz;           /* jiffies a second */
+	__u32 page_size;    /* bytes */
+	__u32 by_namespace; /* whether this kernel tells namespaces apart */
 } constants;
 
 struct {
@@ -46,21 +47,11 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1); /* the loader sets as many as there are */
+	__uint(map_flags, BPF_F_NO_PREALLOC); /* a replaced value lives until nobody reads it */
+	__uint(max_entries, 65536);
 	__type(key, struct selector);
 	__type(value, struct settings);
 } keepline_sel SEC(".maps");
-
-static __always_inline const struct settings *or_others(const struct settings *found)
-{
-	struct config *config;
-	__u32 first = 0;
-
-	if (found)
-		return found;
-	config = bpf_map_lookup_elem(&keepline_conf, &first);
-	return config && config->others.idle ? &config->others : NULL;
-}
 
 /* The settings for a socket with this peer: the most exact selector decides. */
 static __always_inline const struct settings *select_by(struct selector *key)
@@ -78,13 +69,30 @@ static __always_inline const struct settings *select_by(struct selector *key)
 	return bpf_map_lookup_elem(&keepline_sel, key);
 }
 
+static __always_inline struct config *configured(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&keepline_conf, &first);
+}
+
+static __always_inline const struct settings *others(const struct config *config)
+{
+	return config->others.idle ? &config->others : NULL;
+}
+
 static __always_inline const struct settings *settings_of(struct tcp_sock *tp)
 {
 	struct sock_common *sk = &tp->inet_conn.icsk_inet.sk.__sk_common;
+	const struct config *config = configured();
+	const struct settings *found;
 	struct selector key = {};
 
-	if (!constants.has_selectors || !bpf_core_field_exists(sk->skc_net.net->net_cookie))
-		return or_others(NULL);
+	if (!config)
+		return NULL;
+	if (!constants.by_namespace || !config->rules ||
+	    !bpf_core_field_exists(sk->skc_net.net->net_cookie))
+		return others(config);
 	key.netns = sk->skc_net.net->net_cookie;
 	key.port = sk->skc_dport;
 	if (sk->skc_family == AF_INET) {
@@ -96,7 +104,8 @@ static __always_inline const struct settings *settings_of(struct tcp_sock *tp)
 		key.peer.word[2] = sk->skc_v6_daddr.in6_u.u6_addr32[2];
 		key.peer.word[3] = sk->skc_v6_daddr.in6_u.u6_addr32[3];
 	}
-	return or_others(select_by(&key));
+	found = select_by(&key);
+	return found ? found : others(config);
 }
 
 enum {
@@ -224,6 +233,7 @@ SEC("cgroup/setsockopt")
 int keepline_later(struct bpf_sockopt *ctx)
 {
 	const struct settings *settings;
+	const struct config *config;
 	struct bpf_sock *sk = ctx->sk;
 	struct selector key = {};
 	int *value = ctx->optval;
@@ -249,7 +259,11 @@ int keepline_later(struct bpf_sockopt *ctx)
 	    sk->state != TCP_FIN_WAIT1 && sk->state != TCP_FIN_WAIT2)
 		return 1;
 
-	if (constants.has_selectors) {
+	config = configured();
+	if (!config)
+		return 1;
+	settings = NULL;
+	if (constants.by_namespace && config->rules) {
 		__u32 v4 = sk->dst_ip4, v6 = sk->dst_ip6[3];
 
 		/* Both are read before one is chosen: a pointer that is chosen would be a
@@ -267,10 +281,10 @@ int keepline_later(struct bpf_sockopt *ctx)
 			key.peer.word[2] = sk->dst_ip6[2];
 			key.peer.word[3] = v6;
 		}
-		settings = or_others(select_by(&key));
-	} else {
-		settings = or_others(NULL);
+		settings = select_by(&key);
 	}
+	if (!settings)
+		settings = others(config);
 	if (!settings)
 		return 1;
 

@@ -27,6 +27,6 @@ pub mod place;
 pub use direct::Direct;
 pub use error::Error;
 pub use facts::{NetnsCookie, RunCost};
-pub use features::Support;
+pub use features::{Changes, Support};
 pub use hooks::Hook;
 pub use keepalive::Keepalive;

@@ -2,9 +2,7 @@
 
 use std::{cell::RefCell, sync::Once};
 
-use libbpf_rs::{
-    MapCore, MapFlags, MapMut, Object, ObjectBuilder, OpenObject, PrintLevel, set_print,
-};
+use libbpf_rs::{MapCore, MapHandle, Object, ObjectBuilder, OpenObject, PrintLevel, set_print};
 
 use crate::{Error, Support, facts};
 
@@ -106,24 +104,8 @@ impl Programs<'_> {
 }
 
 /// A map of a loaded object.
-pub(crate) fn update(
-    object: &mut Object,
-    map: &'static str,
-    entries: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
-) -> Result<(), Error> {
-    let map = find_map(object, map)?;
-    for (key, value) in entries {
-        map.update(&key, &value, MapFlags::ANY).map_err(|source| {
-            Error::bpf("write", format!("map {}", map.name().display()), source)
-        })?;
-    }
-    Ok(())
-}
-
-/// A map of a loaded object.
-pub(crate) fn find_map<'a>(object: &'a mut Object, name: &str) -> Result<MapMut<'a>, Error> {
-    object
-        .maps_mut()
-        .find(|map| map.name() == name)
-        .ok_or_else(|| Error::Invalid(format!("the programs have no map {name}")))
+pub(crate) fn map_of(object: &Object, name: &str) -> Result<MapHandle, Error> {
+    let map = object.maps().find(|map| map.name() == name);
+    let map = map.ok_or_else(|| Error::Invalid(format!("the programs have no map {name}")))?;
+    MapHandle::try_from(&map).map_err(|source| Error::bpf("open", format!("map {name}"), source))
 }

@@ -8,8 +8,8 @@ use common::{
     net::{Net, VIP, VIP6, apply, backends, parse, service, spread, vip},
 };
 use keepline_bpf::{
-    Direct,
-    direct::{Changes, Protocol, Service},
+    Changes, Direct,
+    direct::{Protocol, Service},
 };
 
 #[test]

@@ -205,6 +205,27 @@ fn rules_select_by_namespace_and_peer() {
     assert_eq!(state.others, None);
     let told = state.settings_for(two.cookie(), "::ffff:10.240.0.2".parse().unwrap(), 1);
     assert_eq!(told, Some(settings(200, 20, 2)));
+
+    // Namespaces come and go: in the programs that run.
+    let changed = [
+        rule(none.cookie(), Some(VIP), None, settings(50, 5, 5)),
+        rule(two.cookie(), Some(VIP), None, settings(210, 20, 2)),
+        rule(two.cookie(), None, None, settings(201, 20, 2)),
+    ];
+    let changes = Keepalive::update(&place.bpffs, &changed, None).unwrap();
+    assert_eq!((changes.added, changes.changed, changes.removed), (1, 1, 3));
+    let options = |netns: &Netns| {
+        let _server = server(netns);
+        let mut client = Peer::new(Language::C, netns, &place.cgroup);
+        client.does(&format!("connect {VIP} 7000"));
+        client.ask("get")
+    };
+    assert_eq!([&one, &two, &none].map(options), [UNTOUCHED, "1 210 20 2", "1 50 5 5"]);
+    let changes = Keepalive::update(&place.bpffs, &[], Some(&settings(60, 6, 6))).unwrap();
+    assert_eq!((changes.added, changes.changed, changes.removed), (0, 0, 3));
+    assert_eq!([&one, &two, &none].map(options), ["1 60 6 6"; 3]);
+    let hooks = |state: &State| state.hooks.iter().map(|hook| hook.program).collect::<Vec<_>>();
+    assert_eq!(hooks(&Keepalive::read(&place.bpffs).unwrap().unwrap()), hooks(&state));
 }
 
 #[test]

@@ -8,12 +8,12 @@ use std::{
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, OpenObject};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Backend, Changes, Features, PROGRAMS, Service, Vip, table};
+use super::{Backend, Features, PROGRAMS, Service, Vip, table};
 use crate::{
-    Error, Support,
+    Changes, Error, Support,
     facts::ProgramFacts,
     layout,
-    object::{CONSTANTS, Elf, Programs},
+    object::{self, CONSTANTS, Elf, Programs},
 };
 
 static ELF: &Elf<[u8]> = &Elf(*include_bytes!(concat!(env!("OUT_DIR"), "/direct.bpf.o")));
@@ -33,9 +33,7 @@ pub(super) struct Loaded {
 impl Loaded {
     /// The map of services.
     pub(super) fn services(&self) -> Result<MapHandle, Error> {
-        let map = self.object.maps().find(|map| map.name() == SERVICES).ok_or_else(missing)?;
-        MapHandle::try_from(&map)
-            .map_err(|source| Error::bpf("open", format!("map {SERVICES}"), source))
+        object::map_of(&self.object, SERVICES)
     }
 }
 

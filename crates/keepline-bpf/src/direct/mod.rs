@@ -15,10 +15,10 @@ mod table;
 
 use std::path::Path;
 
-pub use model::{Backend, Changes, Config, Features, Protocol, Service, State, Vip};
+pub use model::{Backend, Config, Features, Protocol, Service, State, Vip};
 
 use crate::{
-    Error, Hook, Support, hooks,
+    Changes, Error, Hook, Support, hooks,
     place::{Cgroup, Pins, give_up},
 };
 

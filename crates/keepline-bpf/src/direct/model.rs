@@ -70,17 +70,6 @@ pub struct State {
     pub hooks: Vec<Hook>,
 }
 
-/// What an update did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Services that were not there.
-    pub added: usize,
-    /// Services whose backends or weights were others.
-    pub changed: usize,
-    /// Services that are not there any more.
-    pub removed: usize,
-}
-
 /// What this kernel can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Features {
@@ -118,6 +107,10 @@ impl Service {
         if address.is_unspecified() {
             return invalid("is no address to connect to");
         }
+        // In the map it stands for any port.
+        if port == Some(0) {
+            return invalid("port 0 cannot be connected to");
+        }
         if self.backends.len() > table::MOST_BACKENDS {
             return invalid(&format!("has more than {} backends", table::MOST_BACKENDS));
         }
@@ -126,8 +119,7 @@ impl Service {
             if to.is_unspecified() || to.is_ipv4() != address.to_canonical().is_ipv4() {
                 return invalid(&format!("{to} cannot be its backend"));
             }
-            // Port 0 is another way to say "any" and would never be looked up.
-            if port == Some(0) || backend.port == Some(0) {
+            if backend.port == Some(0) {
                 return invalid("port 0 cannot be connected to");
             }
             if to == address.to_canonical() && (backend.port.is_none() || backend.port == port) {

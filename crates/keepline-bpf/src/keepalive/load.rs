@@ -1,12 +1,12 @@
 //! The programs and their maps: a config's way into the kernel and back.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use libbpf_rs::{MapCore, MapFlags, Object, OpenObject};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, OpenObject};
 
 use super::{Config, Features, LATER, NEW, OPEN, Rule, Selector, Settings};
 use crate::{
-    Error, NetnsCookie, Support,
+    Changes, Error, NetnsCookie, Support,
     facts::{self, ProgramFacts},
     layout::{self, Pieces},
     object::{self, CONSTANTS, Elf, Programs},
@@ -18,43 +18,96 @@ const CONFIG: &str = "keepline_conf";
 const RULES: &str = "keepline_sel";
 /// `version` of `struct config`, zero-terminated.
 const VERSION_LENGTH: usize = 16;
+/// Size of `struct settings`.
+const SETTINGS_SIZE: usize = 12;
+/// Size of `struct config`.
+const CONFIG_SIZE: usize = VERSION_LENGTH + SETTINGS_SIZE + 8;
 
 /// Loads the programs with this config in their maps; attaches none.
 pub(super) fn load(config: &Config) -> Result<(Object, Features), Error> {
-    let programs =
-        Programs { name: "keepalive", elf: &ELF.0, prepare: &|open| prepare(open, config) };
-    let (mut object, [new_sockets, open_sockets, setsockopt]) =
-        programs.load_what_works([NEW, OPEN, LATER])?;
-    object::update(&mut object, CONFIG, [(vec![0; 4], encode_config(config))])?;
-    let rules = config.rules.iter().map(|rule| {
-        (encode_selector(&rule.selector), encode_settings(Some(&rule.settings)).to_vec())
-    });
-    object::update(&mut object, RULES, rules)?;
     let selection = match NetnsCookie::current() {
         Ok(_) => Support::Yes,
         Err(error) => Support::No(format!("{}: {error}", facts::kernel())),
     };
+    let by_namespace = selection.is_yes();
+    let prepare = move |open: &mut OpenObject| prepare(open, by_namespace);
+    let programs = Programs { name: "keepalive", elf: &ELF.0, prepare: &prepare };
+    let (object, [new_sockets, open_sockets, setsockopt]) =
+        programs.load_what_works([NEW, OPEN, LATER])?;
+    let map = |name| object::map_of(&object, name);
+    write(&map(RULES)?, &map(CONFIG)?, &config.rules, config.others.as_ref(), config.enforce)?;
     Ok((object, Features { new_sockets, open_sockets, setsockopt, selection }))
 }
 
-fn prepare(open: &mut OpenObject, config: &Config) -> Result<(), libbpf_rs::Error> {
-    for mut map in open.maps_mut() {
-        let name = map.name().to_owned();
-        if name == RULES {
-            map.set_max_entries(u32::try_from(config.rules.len()).unwrap_or(u32::MAX).max(1))?;
-        } else if name == CONSTANTS {
-            let page = u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX);
-            let has_rules = u32::from(!config.rules.is_empty());
-            let constants = [facts::ticks_per_second(), page, has_rules];
-            map.set_initial_value(constants.map(u32::to_ne_bytes).as_flattened())?;
-        }
+fn prepare(open: &mut OpenObject, by_namespace: bool) -> Result<(), libbpf_rs::Error> {
+    let page = u32::try_from(rustix::param::page_size()).unwrap_or(u32::MAX);
+    let constants = [facts::ticks_per_second(), page, u32::from(by_namespace)];
+    for mut map in open.maps_mut().filter(|map| map.name() == CONSTANTS) {
+        map.set_initial_value(constants.map(u32::to_ne_bytes).as_flattened())?;
     }
     Ok(())
 }
 
+/// Makes these the rules and the settings of all others. Sockets meanwhile get the old or the new.
+fn write(
+    map: &MapHandle,
+    config: &MapHandle,
+    rules: &[Rule],
+    others: Option<&Settings>,
+    enforce: bool,
+) -> Result<Changes, Error> {
+    let error = |operation| move |source| Error::bpf(operation, "the rules of keepalive", source);
+    let configure = |rules: usize| {
+        let value = encode_config(others, enforce, rules);
+        config.update(&[0; 4], &value, MapFlags::ANY).map_err(error("write"))
+    };
+    let mut there: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    for key in map.keys() {
+        if let Some(value) = map.lookup(&key, MapFlags::ANY).map_err(error("read"))? {
+            there.insert(key, value);
+        }
+    }
+    // None is overlooked while there are old ones and new ones.
+    configure(there.len() + rules.len())?;
+    let mut changes = Changes::default();
+    for rule in rules {
+        let key = encode_selector(&rule.selector);
+        let value = encode_settings(Some(&rule.settings));
+        match there.remove(&key) {
+            Some(before) if before == value => continue,
+            Some(_) => changes.changed += 1,
+            None => changes.added += 1,
+        }
+        map.update(&key, &value, MapFlags::ANY).map_err(error("write"))?;
+    }
+    for key in there.keys() {
+        map.delete(key).map_err(error("remove"))?;
+        changes.removed += 1;
+    }
+    configure(rules.len())?;
+    Ok(changes)
+}
+
+/// The same in the maps of a running program.
+pub(super) fn update(
+    facts: &ProgramFacts,
+    rules: &[Rule],
+    others: Option<&Settings>,
+    enforce: bool,
+) -> Result<Changes, Error> {
+    let map = |name, size| match facts.map(name)? {
+        Some(map) if map.value_size() as usize == size => Ok(map),
+        _ => {
+            Err(Error::Invalid("what is applied is of another version: apply it again".to_owned()))
+        }
+    };
+    let (rules_map, config) = (map(RULES, SETTINGS_SIZE)?, map(CONFIG, CONFIG_SIZE)?);
+    write(&rules_map, &config, rules, others, enforce)
+}
+
 /// `struct settings`; None is zeros.
-fn encode_settings(settings: Option<&Settings>) -> [u8; 12] {
-    let mut bytes = [0; 12];
+fn encode_settings(settings: Option<&Settings>) -> [u8; SETTINGS_SIZE] {
+    let mut bytes = [0; SETTINGS_SIZE];
     if let Some(settings) = settings {
         let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
         let probes = settings.probes.map_or(0, u32::from);
@@ -74,10 +127,11 @@ fn decode_settings(pieces: &mut Pieces<'_>) -> Option<Settings> {
 }
 
 /// `struct config`.
-fn encode_config(config: &Config) -> Vec<u8> {
+fn encode_config(others: Option<&Settings>, enforce: bool, rules: usize) -> Vec<u8> {
     let mut bytes = layout::text::<VERSION_LENGTH>(env!("CARGO_PKG_VERSION")).to_vec();
-    bytes.extend(encode_settings(config.others.as_ref()));
-    bytes.extend(u32::from(config.enforce).to_ne_bytes());
+    bytes.extend(encode_settings(others));
+    bytes.extend(u32::from(enforce).to_ne_bytes());
+    bytes.extend(u32::try_from(rules).unwrap_or(u32::MAX).to_ne_bytes());
     bytes
 }
 

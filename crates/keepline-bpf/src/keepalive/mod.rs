@@ -18,7 +18,7 @@ pub use model::{Config, Features, Rule, Selector, Settings, State};
 pub use sweep::Swept;
 
 use crate::{
-    Error, Hook, hooks,
+    Changes, Error, Hook, hooks,
     place::{Cgroup, Pins, give_up},
 };
 use sweep::Sweeper;
@@ -75,6 +75,26 @@ impl Keepalive {
         }
         let sweeper = Sweeper::new(&object, &features)?;
         Ok(Self { features, sweeper })
+    }
+
+    /// Makes these the rules and the settings of all other sockets, in the programs that run: for
+    /// namespaces that come and go. Writes only what differs. Open sockets are for
+    /// [`Keepalive::sweep`], of a `Keepalive` that is opened afterwards.
+    ///
+    /// # Errors
+    /// Settings that no socket takes; nothing applied under `bpffs`; missing rights.
+    pub fn update(
+        bpffs: &Path,
+        rules: &[Rule],
+        others: Option<&Settings>,
+    ) -> Result<Changes, Error> {
+        model::check(rules, others)?;
+        let nothing = || Error::Invalid(format!("no keepalive in {}", bpffs.display()));
+        let pins = Pins::open(bpffs, PART)?.ok_or_else(nothing)?;
+        let hooks = hooks::read(&pins)?;
+        let (_, facts) = hooks.iter().find(|(hook, _)| hook.name == NEW).ok_or_else(nothing)?;
+        let enforce = hooks.iter().any(|(hook, _)| hook.name == LATER);
+        load::update(facts, rules, others, enforce)
     }
 
     /// What is applied under `bpffs`, as the means to sweep. None: nothing is.

@@ -106,20 +106,29 @@ impl Settings {
     }
 }
 
+/// Whether sockets take these settings, and selectors can fit any.
+pub(super) fn check(rules: &[Rule], others: Option<&Settings>) -> Result<(), Error> {
+    let mut settings = rules.iter().map(|rule| &rule.settings).chain(others);
+    settings.try_for_each(Settings::check)?;
+    for Rule { selector, .. } in rules {
+        let unspecified = selector.peer.is_some_and(|peer| peer.is_unspecified());
+        let port = match selector.port {
+            Some(port) => port != 0 && selector.peer.is_some(),
+            None => true,
+        };
+        if unspecified || !port {
+            return Err(Error::Invalid(format!("no socket's peer is {selector:?}")));
+        }
+    }
+    Ok(())
+}
+
 impl Config {
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.rules.is_empty() && self.others.is_none() {
             return Err(Error::Invalid("keepalive for no socket at all".to_owned()));
         }
-        let mut settings = self.rules.iter().map(|rule| &rule.settings).chain(&self.others);
-        settings.try_for_each(Settings::check)?;
-        for Rule { selector, .. } in &self.rules {
-            let unspecified = selector.peer.is_some_and(|peer| peer.is_unspecified());
-            if unspecified || selector.peer.is_none() && selector.port.is_some() {
-                return Err(Error::Invalid(format!("no socket's peer is {selector:?}")));
-            }
-        }
-        Ok(())
+        check(&self.rules, self.others.as_ref())
     }
 
     /// Something that uses every program, to see which of them work.

@@ -96,13 +96,15 @@ fn replaced_under_load_without_a_connection_that_fails_or_is_missed() {
     Keepalive::apply(&config(&place, 300)).unwrap();
     let mut clients = Language::ALL.map(|language| Peer::new(language, &netns, &place.cgroup));
     for client in &mut clients {
-        client.tell(&format!("load {VIP} 7000 15000"));
+        client.tell(&format!("load {VIP} 7000 6"));
     }
     let mut replaced = 0_u32;
     std::thread::scope(|scope| {
         let load = scope.spawn(|| {
             for client in &mut clients {
-                assert_eq!(client.answer(), "0 0", "failed, without keepalive");
+                let answer = client.answer();
+                assert!(answer.starts_with("0 0 "), "failed, without keepalive: {answer}");
+                println!("{answer} connections");
             }
         });
         // One that is killed again and again does no harm, either.
@@ -117,8 +119,8 @@ fn replaced_under_load_without_a_connection_that_fails_or_is_missed() {
             }
         }
     });
-    println!("replaced {replaced} times under 30000 connections");
-    assert!(replaced > 5, "only {replaced} replacements");
+    println!("replaced {replaced} times");
+    assert!(replaced > 1, "only {replaced} replacements");
 }
 
 #[test]
@@ -251,14 +253,15 @@ fn what_a_connection_costs() {
     let nothing = Foreign::attach(&place.cgroup, BPF_PROG_TYPE_SOCK_OPS, BPF_CGROUP_SOCK_OPS);
     let _statistics = Statistics::on();
     let mut client = Peer::new(Language::C, &netns, &place.cgroup);
-    assert_eq!(client.ask(&format!("load {VIP} 7000 2000")), "0 0");
+    let answer = client.ask(&format!("load {VIP} 7000 2"));
+    let ends = 2 * answer.strip_prefix("0 0 ").unwrap().parse::<u32>().unwrap();
     let state = Keepalive::read(&place.bpffs).unwrap().unwrap();
     let cost = state.hooks.iter().find(|hook| hook.name == "keepline_new").unwrap().cost;
     let (runs, counting) = nothing.cost();
     // Both ends are in the control group.
-    let [with, without] = [cost.time, cost.time.saturating_sub(counting)].map(|time| time / 4000);
+    let [with, without] = [cost.time, cost.time.saturating_sub(counting)].map(|time| time / ends);
     println!("{runs} runs: {with:?} an end of a connection, {without:?} without the counting");
-    assert!(cost.runs >= 4000);
+    assert!(cost.runs >= ends.into());
     // For the benchmark to judge: other tests run beside this one, and an emulated processor is
     // twenty times slower.
     assert!(without < Duration::from_micros(100), "{without:?}");

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 static const struct option { const char *name; int level, number; } options[] = {
@@ -77,7 +78,7 @@ static int dial(const char *host, int port)
 static int answer(char *line)
 {
 	char name[64], host[64];
-	int value, port, count;
+	int value, port, seconds;
 
 	if (sscanf(line, "wish %63s %d", name, &value) == 2) {
 		wishes[wished].option = number(name);
@@ -121,9 +122,9 @@ static int answer(char *line)
 		puts(text);
 		return 1;
 	}
-	if (sscanf(line, "load %63s %d %d", host, &port, &count) == 3) {
-		int failed = 0, without = 0;
-		for (int i = 0; i < count; i++) {
+	if (sscanf(line, "load %63s %d %d", host, &port, &seconds) == 3) {
+		int failed = 0, without = 0, total = 0;
+		for (time_t end = time(NULL) + seconds; time(NULL) < end; total++) {
 			struct linger reset = { 1, 0 };
 			int fd = dial(host, port);
 			if (fd < 0) {
@@ -134,7 +135,7 @@ static int answer(char *line)
 			setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 			close(fd);
 		}
-		printf("%d %d\n", failed, without);
+		printf("%d %d %d\n", failed, without, total);
 		return 1;
 	}
 	printf("what is %s?\n", strtok(line, "\n"));

@@ -2,7 +2,7 @@
 
 The same language is spoken by peer.c. Neither knows anything of Keepline.
 """
-import collections, errno, socket, sys, threading
+import collections, errno, socket, sys, threading, time
 
 OPTIONS = {
     "keepalive": (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
@@ -30,9 +30,21 @@ def options(s):
 
 def connect(host, port):
     s = made(host)
-    s.settimeout(5)
+    s.settimeout(30)
     s.connect((host, int(port)))
     return s
+
+
+def spread(host, port, more):
+    answers = collections.Counter()
+    while more(answers.total()):
+        try:
+            with connect(host, port) as s:
+                answers[s.recv(200).decode().strip()] += 1
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        except OSError as error:
+            answers[errno.errorcode.get(error.errno, "timeout")] += 1
+    return " ".join(f"{name}={number}" for name, number in sorted(answers.items()))
 
 
 def answer(words):
@@ -61,16 +73,18 @@ def answer(words):
             at.sendall(text.encode() + b"\n")
         case ["receive"]:
             return at.recv(200).decode().strip()
-        case ["load", host, port, count]:  # connections one after the other: failed, without keepalive
-            failed = without = 0
-            for _ in range(int(count)):
+        case ["load", host, port, seconds]:  # connections: failed, without keepalive, all
+            failed = without = total = 0
+            end = time.monotonic() + int(seconds)
+            while time.monotonic() < end:
+                total += 1
                 try:
                     with connect(host, port) as s:
                         without += options(s).startswith("0")
                         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 except OSError:
                     failed += 1
-            return f"{failed} {without}"
+            return f"{failed} {without} {total}"
         case ["serve", *text]:  # accepts for ever, says who it is
             def run(l, text):
                 held = collections.deque(maxlen=64)
@@ -82,15 +96,10 @@ def answer(words):
                         pass
             threading.Thread(target=run, args=(listener, " ".join(text).encode()), daemon=True).start()
         case ["spread", host, port, count]:  # who answered how often
-            answers = collections.Counter()
-            for _ in range(int(count)):
-                try:
-                    with connect(host, port) as s:
-                        answers[s.recv(200).decode().strip()] += 1
-                        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                except OSError as error:
-                    answers[errno.errorcode.get(error.errno, str(error))] += 1
-            return " ".join(f"{name}={number}" for name, number in sorted(answers.items()))
+            return spread(host, port, lambda done: done < int(count))
+        case ["spread-for", host, port, seconds]:
+            end = time.monotonic() + int(seconds)
+            return spread(host, port, lambda done: time.monotonic() < end)
         case ["serve-udp", host, port, text]:  # answers every datagram with who it is
             s = socket.socket(family(host), socket.SOCK_DGRAM)
             s.bind((host, int(port)))
@@ -100,7 +109,7 @@ def answer(words):
             threading.Thread(target=run, args=(s, text), daemon=True).start()
         case ["udp", host, port, count]:  # one socket: distinct answers and origins
             datagrams = datagrams or made(host, socket.SOCK_DGRAM)
-            datagrams.settimeout(5)
+            datagrams.settimeout(30)
             seen = set()
             for _ in range(int(count)):
                 datagrams.sendto(b"who", (host, int(port)))
@@ -109,7 +118,7 @@ def answer(words):
             return ", ".join(sorted(seen))
         case ["udp-connected", host, port]:
             with made(host, socket.SOCK_DGRAM) as s:
-                s.settimeout(5)
+                s.settimeout(30)
                 s.connect((host, int(port)))
                 s.send(b"who")
                 data, origin = s.recvfrom(200)

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::{Path, PathBuf},
@@ -13,7 +13,10 @@ use std::{
 use keepline_wire::proc::mountinfo;
 use rustix::{
     fs::{FlockOperation, flock, statfs},
-    mount::{MountFlags, UnmountFlags},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create,
+        fsconfig_set_flag, fsmount, fsopen,
+    },
 };
 
 use crate::Error;
@@ -28,7 +31,7 @@ const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 /// Source of the mounts that are made here, by which [`give_up`] knows them.
 const OURS: &str = "keepline";
 
-/// The root of the control groups of version 2: `/sys/fs/cgroup`, on hybrid hosts
+/// Where the root of the control groups of version 2 is mounted: `/sys/fs/cgroup`, on hybrid hosts
 /// `/sys/fs/cgroup/unified`. `proc` is normally `/proc`. None where none is mounted; in a container
 /// it may be that container's part only.
 #[must_use]
@@ -42,6 +45,59 @@ pub fn cgroup_root(proc: &Path) -> Option<PathBuf> {
     // A bind mount of a part must not hide the whole.
     let whole = mounts.iter().find(|mount| mount.root == "/");
     whole.or(mounts.first()).map(|mount| PathBuf::from(&mount.mount_point))
+}
+
+/// The root of the control groups of version 2 for hosts that have only version 1: every socket is
+/// in it, mounted or not. Mounted for this process alone, at no place, for as long as the value lives.
+#[derive(Debug)]
+pub struct PrivateCgroupRoot(OwnedFd);
+
+impl PrivateCgroupRoot {
+    /// Mounts it. `proc` is normally `/proc`.
+    ///
+    /// # Errors
+    /// Before kernel 5.2, or without `CAP_SYS_ADMIN`.
+    pub fn mount(proc: &Path) -> Result<Self, Error> {
+        let mount = || {
+            let system = fsopen(c"cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            // A mount sets the hierarchy's own options, such as nsdelegate, for all
+            // (`apply_cgroup_root_flags`): the same that are set.
+            for option in hierarchy_options(proc) {
+                fsconfig_set_flag(system.as_fd(), option.as_str())?;
+            }
+            fsconfig_create(system.as_fd())?;
+            let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+            fsmount(system.as_fd(), flags, MountAttrFlags::empty())
+        };
+        let root = mount()
+            .map_err(|source| Error::call("mount", "the control groups of version 2", source))?;
+        Ok(Self(root))
+    }
+
+    /// A path to it, for this process.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+}
+
+/// The options that the hierarchy of version 2 is mounted with, by anybody that can be seen.
+fn hierarchy_options(proc: &Path) -> Vec<String> {
+    let mut options = Vec::new();
+    for mounts in ["1/mountinfo", "self/mountinfo"] {
+        let mounts = fs::read(proc.join(mounts)).unwrap_or_default();
+        for line in String::from_utf8_lossy(&mounts).lines() {
+            // After the dash: type, source, options of the file system.
+            let Some((_, tail)) = line.split_once(" - cgroup2 ") else { continue };
+            let all = tail.rsplit(' ').next().unwrap_or_default().split(',');
+            for option in all.filter(|option| !matches!(*option, "rw" | "ro")) {
+                if !options.iter().any(|known| known == option) {
+                    options.push(option.to_owned());
+                }
+            }
+        }
+    }
+    options
 }
 
 /// A control group to attach to.
@@ -204,6 +260,10 @@ mod tests {
         assert_eq!(root(&[v1, unified].concat()), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(root(&[part, v2].concat()), Some("/sys/fs/cgroup".into()));
         assert_eq!(root(part), Some("/mnt".into()));
+        // Options of the hierarchy, each once, not those of the mount.
+        let v2 = v2.replace("cgroup2 rw\n", "cgroup2 rw,nsdelegate,memory_recursiveprot\n");
+        root(&[unified, &v2, &v2].concat());
+        assert_eq!(hierarchy_options(&proc), ["nsdelegate", "memory_recursiveprot"]);
         fs::remove_dir_all(&proc).unwrap();
     }
 }

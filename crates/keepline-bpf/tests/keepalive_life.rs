@@ -2,7 +2,12 @@
 
 mod common;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use common::{
     Language, Netns, Peer, Place,
@@ -11,7 +16,7 @@ use common::{
 };
 use keepline_bpf::{
     Keepalive,
-    keepalive::{Config, Settings},
+    keepalive::{Config, Rule, Selector, Settings},
 };
 use libbpf_sys::{
     BPF_CGROUP_SETSOCKOPT, BPF_CGROUP_SOCK_OPS, BPF_PROG_TYPE_CGROUP_SOCKOPT,
@@ -240,6 +245,37 @@ fn a_control_group_that_went_is_noticed_and_another_taken() {
     assert_eq!(options(&netns, &place), "1 200 30 9");
     Keepalive::remove(&place.bpffs).unwrap();
     assert_eq!(attached(&place.cgroup, BPF_CGROUP_SOCK_OPS), []);
+}
+
+/// As on a host that has mounted only version 1: the programs are at the same root.
+#[test]
+fn the_root_of_all_without_a_mount() {
+    skip_if_impossible!();
+    let (place, netns) = (Place::new(), Netns::new(&["10.240.0.2/32"]));
+    let mounted = keepline_bpf::place::cgroup_root(Path::new("/proc")).unwrap();
+    let mounts = || common::run("grep -w cgroup2 /proc/self/mounts");
+    let before = mounts();
+    let root = keepline_bpf::place::PrivateCgroupRoot::mount(Path::new("/proc")).unwrap();
+    assert_eq!(mounts(), before);
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    assert_eq!(inode(&root.path().join(".")), inode(&mounted));
+    // Other tests' sockets are under that root, too: one namespace only.
+    let mut config = config_at(place.bpffs.clone(), root.path(), 300);
+    config.rules = vec![Rule {
+        selector: Selector { netns: netns.cookie(), peer: None, port: None },
+        settings: config.others.take().unwrap(),
+    }];
+    let before = attached(&mounted, BPF_CGROUP_SOCK_OPS).len();
+    Keepalive::apply(&config).unwrap();
+    assert_eq!(attached(&mounted, BPF_CGROUP_SOCK_OPS).len(), before + 1);
+    drop(root);
+    let _server = server(&netns, &place);
+    assert_eq!(options(&netns, &place), "1 300 30 9");
+    // From the mounted root it is the same link that is replaced.
+    Keepalive::apply(&Config { cgroup: mounted.clone(), ..config }).unwrap();
+    assert_eq!(attached(&mounted, BPF_CGROUP_SOCK_OPS).len(), before + 1);
+    Keepalive::remove(&place.bpffs).unwrap();
+    assert_eq!(attached(&mounted, BPF_CGROUP_SOCK_OPS).len(), before);
 }
 
 /// By the kernel's own count, without what that count itself costs: a program that does nothing

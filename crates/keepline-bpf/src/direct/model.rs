@@ -53,7 +53,8 @@ pub struct Config {
     /// Directory of Keepline's pins ([`crate::place::PINS`]); its parent is where the BPF file
     /// system is, or is mounted if nothing is there.
     pub bpffs: PathBuf,
-    /// Control group whose processes are served ([`crate::place::cgroup_root`]).
+    /// Control group whose processes are served ([`crate::place::cgroup_root`], or
+    /// [`crate::place::PrivateCgroupRoot`]).
     pub cgroup: PathBuf,
     /// The services, each VIP once.
     pub services: Vec<Service>,

@@ -23,8 +23,13 @@ impl Run {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = keepline();
-        command.args(arguments).env("KEEPLINE_RUN", &self.0);
+        command.args(arguments).env("KEEPLINE_RUN", &self.0).env("KEEPLINE_PINS", self.pins());
         command
+    }
+
+    /// Programs of one test are pinned apart from those of others.
+    fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(self.0.file_name().unwrap())
     }
 
     /// Exit status and output.
@@ -195,6 +200,25 @@ fn settings_are_byte_for_byte_as_before_after_undo() {
     assert_eq!(sockets(), sockets_before);
     assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
     assert!(run.done(&["undo", "--yes"]).contains("nothing to change"));
+}
+
+#[test]
+fn connections_to_come_get_keepalive_until_it_is_undone() {
+    needs_root_and_nft!();
+    let run = Run::new("tocome");
+    let lab = Lab::up("tocome", &["--sessions", "1", "--tcp-timeout", "90s"]);
+    let connect = "exec 3<>/dev/tcp/10.213.1.2/7000; \
+                   ss -Htnop state established | grep \"pid=$$,\"";
+    let timer = || in_netns(&lab.client, &format!("bash -c '{connect}'"));
+    assert!(!timer().contains("keepalive"));
+    let text = run.done(&["apply", "keepalive", "--netns", &lab.client, "--yes"]);
+    assert!(text.contains("connections to come"), "{text}");
+    assert!(timer().contains("timer:(keepalive,"), "{}", timer());
+    let status = run.done(&["status"]);
+    assert!(status.contains("connections to come") && !status.contains("drifted"), "{status}");
+    run.done(&["undo", "--yes"]);
+    assert!(!timer().contains("keepalive"));
+    assert!(!run.pins().exists(), "nothing of it is left");
 }
 
 #[test]

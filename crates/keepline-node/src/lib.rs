@@ -23,7 +23,7 @@ use keepline_core::{
 };
 use keepline_kernel::rights::{Capability, Facts};
 
-pub use act::{ActError, Now, Obstacle, Report, Step, act, compare, undo};
+pub use act::{ActError, Now, Obstacle, Report, Step, act, answered_directly, compare, undo};
 pub use error::NodeError;
 pub use keepline_core::snapshot::Select;
 pub use owners::Owners;

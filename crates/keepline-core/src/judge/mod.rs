@@ -19,7 +19,7 @@ use crate::{
     snapshot::{SecondLookResult, Snapshot, Timer},
 };
 pub(crate) use index::entry;
-pub(crate) use route::marked;
+pub(crate) use route::{marked, single_backend};
 
 use ends::{Backends, Ends};
 use index::Index;
@@ -188,7 +188,12 @@ fn sessions(snapshot: &Snapshot, options: &Options) -> Vec<Session> {
         };
         if session.verdict != Verdict::Untracked {
             session.other_end = backends.claim_forgotten(lost.pair.0, lost.director);
-            session.backend = session.other_end.map(|end| index::socket(snapshot, end).local);
+            let holder = session.other_end.map(|end| index::socket(snapshot, end).local);
+            // On another node; of one on this machine the socket would have been found.
+            session.backend = holder.or_else(|| {
+                single_backend(&snapshot.namespaces[lost.director], lost.pair.1)
+                    .filter(|backend| index.owners(backend.ip()).is_empty())
+            });
         }
         judged.push(session);
     }

@@ -340,6 +340,24 @@ pub(crate) fn marked(namespace: &Namespace, server: SocketAddr) -> Option<u32> {
         .find(|mark| ipvs.services.iter().any(|service| service.id == ServiceId::Fwmark(*mark)))
 }
 
+/// The only backend that the service behind `server` has, if it has one only: with its port as an
+/// entry has it.
+pub(crate) fn single_backend(namespace: &Namespace, server: SocketAddr) -> Option<SocketAddr> {
+    let marked = marked(namespace, server);
+    let service = namespace.ipvs.as_ref()?.services.iter().find(|service| match service.id {
+        ServiceId::Tcp(address) => address == server,
+        ServiceId::Fwmark(mark) => Some(mark) == marked,
+        ServiceId::Udp(_) | ServiceId::Sctp(_) => false,
+    })?;
+    match service.destinations.as_slice() {
+        [only] => {
+            let port = Some(only.address.port()).filter(|port| *port != 0);
+            Some(SocketAddr::new(only.address.ip(), port.unwrap_or(server.port())))
+        }
+        _ => None,
+    }
+}
+
 /// Whether it balances by marks, and no rule that sets one of them was seen.
 fn by_unseen_mark(namespace: &Namespace, ipvs: &Ipvs) -> bool {
     let mut wanted = ipvs.services.iter().filter_map(|service| match service.id {

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::{DirectService, KeepaliveRules, KeepaliveTimes};
 use crate::{
     duration::human,
     session::Table,
@@ -132,6 +133,20 @@ pub enum What {
         /// The sockets.
         sockets: Vec<KeepaliveChange>,
     },
+    /// Keepalive for connections to come, by programs in the kernel. Lasting.
+    NewSockets {
+        /// Now; read before it is changed. Absent: nothing.
+        before: Option<KeepaliveRules>,
+        /// Then.
+        after: Option<KeepaliveRules>,
+    },
+    /// Virtual addresses that are answered directly, by programs in the kernel. Lasting.
+    Direct {
+        /// Now; read before it is changed. Absent: nothing.
+        before: Option<Vec<DirectService>>,
+        /// Then.
+        after: Option<Vec<DirectService>>,
+    },
     /// Entries get a lifetime, and are made where they are gone. Nothing to undo: they run out.
     Entries {
         /// In which table.
@@ -176,7 +191,9 @@ impl What {
             Self::Timeouts { .. }
             | Self::Sysctl { .. }
             | Self::Scheduler { .. }
-            | Self::Keepalive { .. } => true,
+            | Self::Keepalive { .. }
+            | Self::NewSockets { .. }
+            | Self::Direct { .. } => true,
             Self::Entries { .. } | Self::Touch { .. } | Self::Abort { .. } => false,
         }
     }
@@ -222,6 +239,12 @@ impl What {
                     )
                 });
                 (sockets(changes.len()), after)
+            }
+            Self::NewSockets { after, .. } => {
+                ("connections to come".to_owned(), new_sockets(after.as_ref()))
+            }
+            Self::Direct { after, .. } => {
+                ("direct connections".to_owned(), directly(after.as_deref()))
             }
             Self::Entries { table, entries } => {
                 let (made, renewed): (Vec<&Remembered>, Vec<&Remembered>) =
@@ -278,9 +301,49 @@ impl What {
                     })
                     .collect(),
             },
+            Self::NewSockets { before, after } => Self::NewSockets { before: after, after: before },
+            Self::Direct { before, after } => Self::Direct { before: after, after: before },
             Self::Entries { .. } | Self::Touch { .. } | Self::Abort { .. } => return None,
         })
     }
+}
+
+fn new_sockets(rules: Option<&KeepaliveRules>) -> String {
+    let Some(rules) = rules else { return "no keepalive from the kernel".to_owned() };
+    let words = |times: &KeepaliveTimes| {
+        let (idle, interval) = (times.idle_seconds, times.interval_seconds);
+        format!(
+            "keepalive after {}, every {}",
+            human(Duration::from_secs(idle)),
+            human(Duration::from_secs(interval))
+        )
+    };
+    let mut parts = Vec::new();
+    if let Some(times) = &rules.everybody {
+        parts.push(format!("every program of this machine: {}", words(times)));
+    }
+    if let Some(first) = rules.rules.first() {
+        let namespaces: std::collections::BTreeSet<u64> =
+            rules.rules.iter().map(|rule| rule.netns).collect();
+        let plural = if namespaces.len() == 1 { "namespace" } else { "namespaces" };
+        parts.push(format!("of {} {plural}: {}", namespaces.len(), words(&first.times)));
+    }
+    parts.join("; ")
+}
+
+fn directly(services: Option<&[DirectService]>) -> String {
+    let Some(services) = services else { return "through the load balancer".to_owned() };
+    let vips: std::collections::BTreeSet<_> = services.iter().map(|it| it.vip).collect();
+    let namespaces: std::collections::BTreeSet<u64> = services.iter().map(|it| it.netns).collect();
+    let first: Vec<String> = vips.iter().take(4).map(ToString::to_string).collect();
+    let more = vips.len().saturating_sub(first.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        "to {}{more} from {} namespace{}: past the load balancer",
+        first.join(", "),
+        namespaces.len(),
+        if namespaces.len() == 1 { "" } else { "s" }
+    )
 }
 
 /// `mh (mh-fallback, mh-port)`; flags that are not the scheduler's are left out.

@@ -8,7 +8,7 @@ use super::{Change, Place, Remembered, What};
 use crate::{
     judge::marked,
     session::Table,
-    snapshot::{Destination, Entry, Ipvs, Namespace, ServiceId},
+    snapshot::{Destination, Entry, Namespace, ServiceId},
 };
 
 /// Entries to remember, director by director.
@@ -99,28 +99,6 @@ pub(super) fn as_entered(
     let mut destinations = services.flat_map(|service| &service.destinations);
     let by_mark = |it: &Destination| it.address.port() == 0 && it.address.ip() == backend.ip();
     if destinations.any(by_mark) { SocketAddr::new(backend.ip(), server.port()) } else { backend }
-}
-
-/// The only backend that the service behind `server` has, if it has one only.
-#[must_use]
-pub fn single_backend(
-    namespace: &Namespace,
-    ipvs: &Ipvs,
-    server: SocketAddr,
-) -> Option<SocketAddr> {
-    let marked = marked(namespace, server);
-    let service = ipvs.services.iter().find(|service| match service.id {
-        ServiceId::Tcp(address) => address == server,
-        ServiceId::Fwmark(mark) => Some(mark) == marked,
-        ServiceId::Udp(_) | ServiceId::Sctp(_) => false,
-    })?;
-    match service.destinations.as_slice() {
-        [only] => {
-            let port = Some(only.address.port()).filter(|port| *port != 0);
-            Some(SocketAddr::new(only.address.ip(), port.unwrap_or(server.port())))
-        }
-        _ => None,
-    }
 }
 
 /// An entry that is there, to live for `will` from now on.

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Action, Plan, Remembered,
-    entries::{Entries, Marks, as_entered, single_backend},
+    entries::{Entries, Marks, as_entered},
 };
 use crate::{
-    judge::Judgement,
+    judge::{Judgement, single_backend},
     session::{End, Session, SocketRef, Table, Verdict},
     snapshot::{EntryState, Namespace, Snapshot, TcpState},
 };
@@ -197,8 +197,7 @@ fn backend(
         return Ok(Way { backend: other.local, seen_as: Some(other.remote) });
     }
     let way = memory.get(&namespace.name, client, server).or_else(|| {
-        let ipvs = namespace.ipvs.as_ref()?;
-        let backend = single_backend(namespace, ipvs, server)?;
+        let backend = single_backend(namespace, server)?;
         Some(Way { backend, seen_as: None })
     });
     let Some(way) = way else {

@@ -3,7 +3,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Action, Change, KeepaliveChange, Place, Plan, SocketId, What, timeout::sysctl};
+use super::{
+    Action, Change, KeepaliveChange, KeepaliveRule, KeepaliveRules, KeepaliveTimes, Place, Plan,
+    SocketId, What,
+    direct::{clients, machine},
+    directors,
+    timeout::sysctl,
+};
 use crate::{
     judge::Judgement,
     session::{SocketRef, Verdict, Why},
@@ -105,6 +111,7 @@ pub fn keepalive(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish
         }
         plan.changes.push(Change { place, what: What::Keepalive { sockets } });
     }
+    to_come(snapshot, judgement, wish, &mut plan);
     if lost > 0 {
         plan.refuse(
             format!("{lost} orphaned"),
@@ -112,6 +119,65 @@ pub fn keepalive(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish
         );
     }
     plan
+}
+
+/// Keepalive for connections to come: of every program where nothing was selected, else of the
+/// namespaces that were, and to the directors of networks and services that were.
+fn to_come(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish, plan: &mut Plan) {
+    let Some(host) = machine(snapshot) else { return };
+    let mut rules = KeepaliveRules::default();
+    let mut unused = Plan::new(Action::Keepalive);
+    let directors = directors(snapshot, judgement, &mut unused);
+    let timeout = |at: usize| snapshot.namespaces[at].ipvs.as_ref().map(|ipvs| ipvs.timeouts.tcp);
+    let sessions = judgement.sessions.iter().filter_map(|it| it.entry).map(|it| it.timeout);
+    let shortest = directors.iter().filter_map(|at| timeout(*at)).chain(sessions).min();
+    let shortest = match (shortest, wish.idle) {
+        (Some(shortest), _) => shortest,
+        // Without a director the wish alone decides.
+        (None, Some(idle)) => idle.saturating_mul(3),
+        (None, None) => return,
+    };
+    if snapshot.scope().namespaces.is_none() {
+        rules.everybody = Some(times(wish, shortest));
+    } else {
+        let chosen = (0..).zip(&snapshot.namespaces).filter(|(_, it)| it.selected);
+        for (_, namespace) in chosen.filter(|(at, _)| !directors.contains(at)) {
+            if let Some(netns) = namespace.cookie {
+                let rule = KeepaliveRule { netns, peer: None, times: times(wish, shortest) };
+                rules.rules.push(rule);
+            }
+        }
+        for at in directors.iter().filter(|at| snapshot.concerns(&snapshot.namespaces[**at])) {
+            let times = times(wish, timeout(*at).unwrap_or(shortest));
+            for client in clients(snapshot, judgement, *at) {
+                let Some(netns) = snapshot.namespaces[client].cookie else { continue };
+                // A client's peer is the virtual address, a backend's the director's own.
+                let peers = &snapshot.namespaces[*at].addresses;
+                rules.rules.extend(peers.iter().map(|peer| KeepaliveRule {
+                    netns,
+                    peer: Some(*peer),
+                    times,
+                }));
+            }
+        }
+        rules.rules.sort_unstable_by_key(|rule| (rule.netns, rule.peer));
+        rules.rules.dedup_by_key(|rule| (rule.netns, rule.peer));
+    }
+    if rules != KeepaliveRules::default() {
+        plan.changes.push(Change {
+            place: Place::of(host),
+            what: What::NewSockets { before: None, after: Some(rules) },
+        });
+    }
+}
+
+fn times(wish: KeepaliveWish, timeout: Duration) -> KeepaliveTimes {
+    let settings = wish.against(timeout);
+    KeepaliveTimes {
+        idle_seconds: settings.idle.as_secs(),
+        interval_seconds: settings.interval.as_secs(),
+        probes: wish.probes.and_then(|probes| u8::try_from(probes).ok()),
+    }
 }
 
 /// What names a socket.

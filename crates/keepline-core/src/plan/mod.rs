@@ -2,11 +2,13 @@
 //! will be. Pure: a plan can be printed, compared and tested without a kernel.
 
 mod change;
+mod direct;
 mod entries;
 mod heal;
 mod hold;
 pub mod journal;
 mod keepalive;
+mod programs;
 mod rehash;
 mod sockets;
 mod timeout;
@@ -17,10 +19,11 @@ use std::{collections::BTreeSet, fmt};
 use serde::{Deserialize, Serialize};
 
 pub use change::{Change, KeepaliveChange, Place, Remembered, Scheduling, SocketId, What};
-pub use entries::single_backend;
+pub use direct::{direct, stranded};
 pub use heal::{Memory, Row, heal, rows};
 pub use hold::{HoldWish, hold};
 pub use keepalive::{KeepaliveWish, keepalive};
+pub use programs::{DirectBackend, DirectService, KeepaliveRule, KeepaliveRules, KeepaliveTimes};
 pub use rehash::rehash;
 pub use sockets::{abort, touch};
 pub use timeout::{LONGEST, TimeoutError, TimeoutWish, timeout};

@@ -111,7 +111,15 @@ fn a_forgotten_session_whose_backend_is_elsewhere_keeps_network_and_service() {
     look_again(&mut snapshot, SecondLookResult::Confirmed);
     let names = names(&snapshot);
     assert_eq!((names.network.unwrap().name.as_str(), names.service), ("net1", Some("db")));
-    assert!(names.task.is_none(), "which task it was is not known any more");
+    assert!(names.task.is_none(), "a task on this machine that has no socket for it");
+    snapshot.namespaces[BACKEND].addresses.clear();
+    let mut elsewhere = snapshot;
+    elsewhere.namespaces.truncate(2);
+    let names = self::names(&elsewhere);
+    assert!(names.task.is_some(), "the service has one task only");
+    let destinations = &mut tables(&mut elsewhere).services[0].destinations;
+    destinations.push(destinations[0].clone());
+    assert!(self::names(&elsewhere).task.is_none(), "which task it was is not known any more");
 }
 
 #[test]

@@ -224,11 +224,48 @@ fn keepalive_is_set_below_the_timeout_where_it_is_missing_or_late() {
         [
             "client: net.ipv4.tcp_keepalive_time: 7200 → 300",
             "client: 1 socket: keepalive after 5m, every 75s, 9 probes",
+            "client: connections to come: every program of this machine: keepalive after 5m, every \
+             75s",
         ]
     );
     client(&mut snapshot).timer = Timer::Hidden;
     client(&mut snapshot).keepalive = keepalive(120, 10);
-    assert!(plan::keepalive(&snapshot, &judged(&snapshot), wish).changes.is_empty(), "its own");
+    let plan = plan::keepalive(&snapshot, &judged(&snapshot), wish);
+    assert_eq!(plan.changes.len(), 1, "its own stay: {plan:?}");
+
+    snapshot.namespaces[CLIENT].cookie = Some(70);
+    let inodes = [snapshot.namespaces[CLIENT].inode].into();
+    snapshot.select(&Select { pids: vec![1], ..Select::default() }, &inodes).unwrap();
+    let plan = plan::keepalive(&snapshot, &judged(&snapshot), wish);
+    let What::NewSockets { after: Some(rules), .. } = &plan.changes[0].what else { panic!() };
+    assert_eq!(rules.everybody, None, "nobody else's");
+    assert_eq!(rules.rules.len(), 1);
+    assert_eq!((rules.rules[0].netns, rules.rules[0].peer), (70, None));
+}
+
+#[test]
+fn direct_follows_the_directors_own_table() {
+    let mut snapshot = swarm(Some(entry(300)));
+    snapshot.namespaces[CLIENT].cookie = Some(70);
+    let plan = plan::direct(&snapshot, &judged(&snapshot));
+    let What::Direct { after: Some(services), .. } = &plan.changes[0].what else { panic!() };
+    assert_eq!(services.len(), 2, "TCP and UDP: a mark knows no protocol");
+    let service = &services[0];
+    assert_eq!((service.netns, service.vip, service.port), (70, address(VIP).ip(), None));
+    assert_eq!(service.backends.len(), 1);
+    assert_eq!((service.backends[0].port, service.backends[0].weight), (None, 1));
+
+    // A task that goes strands whoever is connected to it directly, in this namespace only.
+    client(&mut snapshot).remote = address(BACKEND_ADDRESS);
+    let before = services.clone();
+    let mut now = before.clone();
+    assert!(plan::stranded(&snapshot, &before, &now).changes.is_empty());
+    for service in &mut now {
+        service.backends.clear();
+    }
+    assert_eq!(plan::stranded(&snapshot, &before, &now).changes.len(), 1);
+    snapshot.namespaces[CLIENT].cookie = Some(71);
+    assert!(plan::stranded(&snapshot, &before, &now).changes.is_empty());
 }
 
 fn heal(snapshot: &Snapshot, memory: &Memory) -> Plan {

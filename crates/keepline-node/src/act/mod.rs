@@ -3,6 +3,7 @@
 
 mod conntrack;
 mod ipvs;
+mod programs;
 mod receiver;
 mod sockets;
 
@@ -135,7 +136,11 @@ fn one(
         return Ok(Err(Obstacle::Gone));
     };
     // Settings of other sockets are read first: what they were must be in the journal.
-    let prepared = match inside(place, change, || sockets::prepare(place, &change.what)) {
+    let prepared = inside(place, change, || match programs::prepare(&change.what)? {
+        Some(what) => Ok(Some(what)),
+        None => sockets::prepare(place, &change.what),
+    });
+    let prepared = match prepared {
         Ok(prepared) => prepared,
         Err(obstacle) => return Ok(Err(obstacle)),
     };
@@ -181,6 +186,10 @@ fn make(place: &Place, what: &What) -> Result<Vec<String>, Obstacle> {
             set_sysctl(path, before, after).map(|()| Vec::new())
         }
         What::Keepalive { sockets } => sockets::set_keepalive(place, sockets),
+        What::NewSockets { before, after } => programs::set_rules(before.as_ref(), after.as_ref()),
+        What::Direct { before, after } => {
+            programs::set_services(before.as_deref(), after.as_deref())
+        }
         What::Entries { table: Table::Ipvs, entries } => receiver::remember(entries),
         What::Entries { table: Table::Conntrack, entries } => conntrack::remember(entries),
         What::Touch { sockets } => sockets::touch(place, sockets),
@@ -320,8 +329,28 @@ fn now(what: &What) -> Result<Now, Obstacle> {
             let in_force = sockets::still_open(sockets)?;
             Now::Partly { in_force, of: sockets.len() }
         }
+        What::NewSockets { before, after } => which(&programs::rules()?, before, after),
+        What::Direct { before, after } => which(&programs::services()?, before, after),
         What::Entries { .. } | What::Touch { .. } | What::Abort { .. } => Now::InForce,
     })
+}
+
+fn which<T: PartialEq>(is: &T, before: &T, after: &T) -> Now {
+    if is == after {
+        Now::InForce
+    } else if is == before {
+        Now::AsBefore
+    } else {
+        Now::Drifted { is: "something else".to_owned() }
+    }
+}
+
+/// The services that programs answer directly now.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn answered_directly() -> Result<Option<Vec<keepline_core::plan::DirectService>>, Obstacle> {
+    programs::services()
 }
 
 /// `/proc`, where holders of sockets are looked for.

@@ -50,6 +50,19 @@ Examples:
   keepline apply keepalive --service db --idle 5m --interval 30s")]
     Keepalive(KeepaliveArgs),
 
+    /// Answer connections to a virtual address with a backend: no load balancer
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  keepline apply direct --service db           until Ctrl-C, following its tasks
+  keepline apply direct --network backend --once",
+    after_help = "\
+A program in the kernel answers connect(): there is no entry that could be
+forgotten, no address is rewritten, and getpeername() shows the virtual address.
+Backends follow the director's own table while it runs; connections to a task
+that goes are closed within two seconds. After Ctrl-C the programs stay with what
+they know: keepline undo direct takes them off.")]
+    Direct(DirectArgs),
+
     /// Let directors remember for longer
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
@@ -118,6 +131,18 @@ pub struct KeepaliveArgs {
     pub select: SelectArgs,
 }
 
+/// Arguments of `apply direct`.
+#[derive(Debug, Args)]
+pub struct DirectArgs {
+    /// Do it once and end; later changes of backends are not followed
+    #[arg(long)]
+    pub once: bool,
+    #[command(flatten)]
+    pub consent: ConsentArgs,
+    #[command(flatten)]
+    pub select: SelectArgs,
+}
+
 /// Arguments of `apply timeout`.
 #[derive(Debug, Args)]
 pub struct TimeoutArgs {
@@ -172,8 +197,10 @@ pub struct UndoArgs {
 pub enum Undoable {
     /// Scheduler and sloppy_tcp
     Rehash,
-    /// Keepalive of sockets
+    /// Keepalive of sockets, open ones and those to come
     Keepalive,
+    /// Direct connections
+    Direct,
     /// Timeouts
     Timeout,
     /// Entries held; they run out by themselves
@@ -187,6 +214,7 @@ impl Undoable {
         match self {
             Self::Rehash => Action::Rehash,
             Self::Keepalive => Action::Keepalive,
+            Self::Direct => Action::Direct,
             Self::Timeout => Action::Timeout,
             Self::Hold => Action::Hold,
         }

@@ -13,7 +13,7 @@ use keepline_node::{Owners, Select};
 
 use super::consent::{self, Decision, IN_PART};
 use crate::args::act::{
-    ApplyArgs, ConsentArgs, HealArgs, HoldArgs, RemedyArgs, Strategy, TimeoutArgs,
+    ApplyArgs, ConsentArgs, DirectArgs, HealArgs, HoldArgs, RemedyArgs, Strategy, TimeoutArgs,
 };
 use crate::fault::fault;
 use crate::{output, select};
@@ -35,6 +35,7 @@ pub fn apply(args: ApplyArgs) -> anyhow::Result<u8> {
     match args.strategy {
         Strategy::Hold(args) => hold(&args),
         Strategy::Timeout(args) => timeout(&args),
+        Strategy::Direct(args) => direct(&args),
         Strategy::Rehash(args) => carry_out(&args.select.to_select(), args.consent, |seen| {
             Ok(plan::rehash(&seen.snapshot, &seen.judgement, args.carry))
         }),
@@ -233,6 +234,59 @@ fn hold(args: &HoldArgs) -> anyhow::Result<u8> {
             }
         }
     }
+}
+
+/// `keepline apply direct`
+fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
+    /// A task that goes is noticed within this time, and what hangs on it closed.
+    const FOLLOW: Duration = Duration::from_millis(800);
+    let select = args.select.to_select();
+    let plan = |seen: &Seen| Ok(plan::direct(&seen.snapshot, &seen.judgement));
+    let status = carry_out(&select, args.consent, plan)?;
+    if args.once || args.consent.dry_run {
+        return Ok(status);
+    }
+    let Ok(Some(mut known)) = keepline_node::answered_directly() else { return Ok(status) };
+    let stop = consent::stopper()?;
+    eprintln!("keepline: following the backends, Ctrl-C ends that");
+    while !stop.load(Ordering::Relaxed) {
+        thread::sleep(FOLLOW);
+        match follow(&select, &known) {
+            Ok(Some(now)) => {
+                eprintln!("keepline: backends have changed");
+                known = now;
+            }
+            Ok(None) => {}
+            Err(error) => eprintln!("keepline: warning: {error:#}; trying again"),
+        }
+    }
+    eprintln!("keepline: no longer following; `keepline undo direct` takes the programs off");
+    Ok(status)
+}
+
+/// Brings the programs up to date where the directors' tables have changed, and closes connections
+/// to backends that are gone.
+fn follow(
+    select: &Select,
+    known: &[plan::DirectService],
+) -> anyhow::Result<Option<Vec<plan::DirectService>>> {
+    let seen = Seen::take(select)?;
+    let wished = plan::direct(&seen.snapshot, &seen.judgement);
+    let after = wished.changes.iter().find_map(|change| match &change.what {
+        What::Direct { after: Some(after), .. } => Some(after.clone()),
+        _ => None,
+    });
+    let Some(now) = after.filter(|now| now != known) else { return Ok(None) };
+    let mut exclusive = consent::exclusive()?;
+    let go_on = std::sync::atomic::AtomicBool::new(false);
+    let report = keepline_node::act(&mut exclusive, &wished, &go_on)?;
+    if let Some(step) = report.steps.into_iter().find(|step| step.result.is_err()) {
+        let Err(error) = step.result else { return Ok(None) };
+        return Err(fault(error.to_string(), "`keepline undo direct` takes the programs off"));
+    }
+    let stranded = plan::stranded(&seen.snapshot, known, &now);
+    keepline_node::act(&mut exclusive, &stranded, &go_on)?;
+    Ok(Some(now))
 }
 
 /// One round: entries that would run out before the one after the next get their full time.

@@ -1,0 +1,202 @@
+//! Programs in the kernel: keepalive for connections to come, direct connections.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use keepline_bpf::{
+    Direct, Keepalive, NetnsCookie, direct, keepalive,
+    place::{self, PINS, PrivateCgroupRoot},
+};
+use keepline_core::plan::{
+    DirectBackend, DirectService, KeepaliveRule, KeepaliveRules, KeepaliveTimes, What,
+};
+
+use super::Obstacle;
+
+/// Names an environment variable: another folder for the pins, for tests.
+const PINS_VARIABLE: &str = "KEEPLINE_PINS";
+
+fn pins() -> PathBuf {
+    std::env::var_os(PINS_VARIABLE).map_or_else(|| PathBuf::from(PINS), PathBuf::from)
+}
+
+impl From<keepline_bpf::Error> for Obstacle {
+    fn from(error: keepline_bpf::Error) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+/// What runs now, filled into a change that does not know it yet.
+pub(super) fn prepare(what: &What) -> Result<Option<What>, Obstacle> {
+    Ok(match what {
+        What::NewSockets { after, .. } => {
+            Some(What::NewSockets { before: rules()?, after: after.clone() })
+        }
+        What::Direct { after, .. } => {
+            Some(What::Direct { before: services()?, after: after.clone() })
+        }
+        _ => None,
+    })
+}
+
+/// Where programs are attached: the root of all control groups of version 2.
+fn at_the_root<T>(
+    apply: impl FnOnce(&Path) -> Result<T, keepline_bpf::Error>,
+) -> Result<T, Obstacle> {
+    if let Some(root) = place::cgroup_root(super::proc()) {
+        return Ok(apply(&root)?);
+    }
+    let private = PrivateCgroupRoot::mount(super::proc())?;
+    Ok(apply(&private.path())?)
+}
+
+/// The rules of keepalive that run.
+pub(super) fn rules() -> Result<Option<KeepaliveRules>, Obstacle> {
+    let Some(state) = Keepalive::read(&pins())? else { return Ok(None) };
+    let times = |settings: keepalive::Settings| KeepaliveTimes {
+        idle_seconds: settings.idle.as_secs(),
+        interval_seconds: settings.interval.as_secs(),
+        probes: settings.probes,
+    };
+    let mut rules: Vec<KeepaliveRule> = state
+        .rules
+        .iter()
+        .map(|rule| KeepaliveRule {
+            netns: rule.selector.netns.0,
+            peer: rule.selector.peer,
+            times: times(rule.settings),
+        })
+        .collect();
+    rules.sort_unstable_by_key(|rule| (rule.netns, rule.peer));
+    Ok(Some(KeepaliveRules { rules, everybody: state.others.map(times) }))
+}
+
+/// Makes these the rules; absent: takes the programs off.
+pub(super) fn set_rules(
+    before: Option<&KeepaliveRules>,
+    after: Option<&KeepaliveRules>,
+) -> Result<Vec<String>, Obstacle> {
+    let is = rules()?;
+    if is.as_ref() == after {
+        return Ok(Vec::new());
+    }
+    if is.as_ref() != before {
+        return Err(drifted("keepalive for connections to come"));
+    }
+    let Some(after) = after else {
+        Keepalive::remove(&pins())?;
+        return Ok(Vec::new());
+    };
+    let settings = |times: &KeepaliveTimes| keepalive::Settings {
+        idle: Duration::from_secs(times.idle_seconds),
+        interval: Duration::from_secs(times.interval_seconds),
+        probes: times.probes,
+    };
+    let rules = after
+        .rules
+        .iter()
+        .map(|rule| keepalive::Rule {
+            selector: keepalive::Selector {
+                netns: NetnsCookie(rule.netns),
+                peer: rule.peer,
+                port: None,
+            },
+            settings: settings(&rule.times),
+        })
+        .collect();
+    let others = after.everybody.as_ref().map(settings);
+    let features = at_the_root(|cgroup| {
+        let config = keepalive::Config {
+            bpffs: pins(),
+            cgroup: cgroup.to_owned(),
+            rules,
+            others,
+            enforce: true,
+        };
+        Keepalive::apply(&config).map(|applied| applied.supported().clone())
+    })?;
+    let mut said = Vec::new();
+    if let keepline_bpf::Support::No(why) = features.setsockopt {
+        said.push(format!("programs that set longer times later keep them: {why}"));
+    }
+    Ok(said)
+}
+
+/// The services that are answered directly now.
+pub(super) fn services() -> Result<Option<Vec<DirectService>>, Obstacle> {
+    let Some(state) = Direct::read(&pins())? else { return Ok(None) };
+    let mut services: Vec<DirectService> = state
+        .services
+        .iter()
+        .map(|service| {
+            let mut backends: Vec<DirectBackend> = service
+                .backends
+                .iter()
+                .map(|it| DirectBackend { address: it.address, port: it.port, weight: it.weight })
+                .collect();
+            backends.sort_unstable();
+            DirectService {
+                netns: service.vip.netns.0,
+                vip: service.vip.address,
+                port: service.vip.port,
+                udp: service.vip.protocol == direct::Protocol::Udp,
+                backends,
+            }
+        })
+        .collect();
+    services.sort_unstable();
+    Ok(Some(services))
+}
+
+/// Makes these the services that are answered directly; absent: takes the programs off.
+pub(super) fn set_services(
+    before: Option<&[DirectService]>,
+    after: Option<&[DirectService]>,
+) -> Result<Vec<String>, Obstacle> {
+    let is = services()?;
+    if is.as_deref() == after {
+        return Ok(Vec::new());
+    }
+    if is.as_deref() != before {
+        return Err(drifted("direct connections"));
+    }
+    let Some(after) = after else {
+        Direct::remove(&pins())?;
+        return Ok(Vec::new());
+    };
+    let wanted: Vec<direct::Service> = after
+        .iter()
+        .map(|service| direct::Service {
+            vip: direct::Vip {
+                netns: NetnsCookie(service.netns),
+                address: service.vip,
+                port: service.port,
+                protocol: if service.udp { direct::Protocol::Udp } else { direct::Protocol::Tcp },
+            },
+            backends: service
+                .backends
+                .iter()
+                .map(|it| direct::Backend { address: it.address, port: it.port, weight: it.weight })
+                .collect(),
+        })
+        .collect();
+    if is.is_some() {
+        Direct::update(&pins(), &wanted)?;
+        return Ok(Vec::new());
+    }
+    at_the_root(|cgroup| {
+        let config = direct::Config { bpffs: pins(), cgroup: cgroup.to_owned(), services: wanted };
+        Direct::apply(&config).map(drop)
+    })?;
+    Ok(Vec::new())
+}
+
+fn drifted(object: &str) -> Obstacle {
+    Obstacle::Drifted {
+        object: object.to_owned(),
+        is: "something else".to_owned(),
+        was: "what was there when it was planned".to_owned(),
+    }
+}

@@ -200,7 +200,8 @@ scenario! {
         let mut session = Session::open(ground, 1, Container("app"), "db 7000");
         ground.wait_forgotten(1, &director, &session.client);
         let client = ground.container(1, "app");
-        let here = format!("nsenter --net --target {}", client.pid);
+        let pid = ground.run(1, &format!("docker inspect --format '{{{{.State.Pid}}}}' {}", client.id));
+        let here = format!("nsenter --net --target {}", pid.trim());
 
         let sockets = ground.run(1, &format!("{here} ss -Htn state established"));
         assert!(sockets.contains(&format!(" {} ", session.client)), "{sockets}");

@@ -171,10 +171,11 @@ scenario! {
     /// Keepalive that comes in time, and keepalive that comes too late.
     fn keepalive_below_the_timeout_survives_and_above_is_lost(ground) {
         let director = ground.director();
-        ground.set_timeout(1, &director, 20);
+        ground.set_timeout(1, &director, LONG);
         let mut early = Session::open(ground, 1, Container("app"), "db 7000 5");
         let mut late = Session::open(ground, 1, Container("app"), "db 7000 600");
 
+        assert_eq!(late.write(), "survived");
         let check = ground.check(1, "");
         let seen = check.session(&early.client);
         assert_eq!(seen["verdict"], "safe", "{seen:#}");
@@ -186,6 +187,8 @@ scenario! {
         assert_eq!(seen["findings"], serde_json::json!(["KL003"]), "{seen:#}");
 
         // Both are silent for longer than the timeout.
+        ground.set_timeout(1, &director, 15);
+        assert_eq!((early.write(), late.write()), ("survived".into(), "survived".into()));
         ground.wait_forgotten(1, &director, &late.client);
         let check = ground.check(1, "");
         assert_eq!(check.session(&early.client)["verdict"], "safe", "{:#}", check.json);

@@ -7,13 +7,17 @@ and `conntrack -L` in the director's, since the director is where this layout ha
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 KEEPLINE = os.environ["KEEPLINE"]
-SESSIONS, EMPTY, ROUNDS = (int(os.environ[name]) for name in ("SESSIONS", "EMPTY", "ROUNDS"))
+SESSIONS, EMPTY, ROUNDS, DIRECTORS = (
+    int(os.environ[name]) for name in ("SESSIONS", "EMPTY", "ROUNDS", "DIRECTORS"))
+# The journal of this run is its own.
+os.environ["KEEPLINE_RUN"] = f"/run/keepline-bench-{os.getpid()}"
 LAB = f"b{os.getpid()}"
 
 
@@ -75,6 +79,52 @@ def show(title, best):
         print(f"  {name:24} {took:7.3f} s  {memory:6.0f} MiB   {reference / took:5.1f} x")
 
 
+def acts(client, director):
+    """Entries renewed and made anew, beside the field's own tool where it can do the like."""
+    quiet = ["--netns", client, "--yes"]
+    flush = ["ip", "netns", "exec", director, "conntrack", "-F"]
+    ways = {
+        "conntrack -U (renew)": ["ip", "netns", "exec", director, "conntrack", "-U", "-p", "tcp",
+                                 "--dport", "7000", "--timeout", "7000"],
+        "keepline apply hold": [KEEPLINE, "apply", "hold", "--once", "--for", "3h", *quiet],
+    }
+    print("\nentries renewed: looking, planning and acting")
+    took = {name: timed(command)[0] for name, command in ways.items()}
+    for name, seconds in took.items():
+        print(f"  {name:24} {seconds:7.3f} s  {SESSIONS / seconds:9.0f} /s")
+    print(f"  ratio {took['conntrack -U (renew)'] / took['keepline apply hold']:.1f} x")
+    subprocess.run(flush, check=True, stderr=subprocess.DEVNULL)
+    seconds, memory, _ = timed([KEEPLINE, "heal", *quiet])
+    print("entries made anew")
+    print(f"  {'keepline heal':24} {seconds:7.3f} s  {SESSIONS / seconds:9.0f} /s  {memory:6.0f} MiB")
+
+
+def directors():
+    """A plan over many directors, beside a loop of the shell that sets one sysctl in each."""
+    labs = [f"{LAB}d{number}" for number in range(DIRECTORS)]
+    try:
+        print(f"\nsetting up {DIRECTORS} directors …", flush=True)
+        for lab in labs:
+            subprocess.run([KEEPLINE, "lab", "up", "nat", "--name", lab, "--sessions", "1",
+                            "--backends", "1", "--tcp-timeout", "1h"],
+                           check=True, stdout=subprocess.DEVNULL)
+        setting = "net.netfilter.nf_conntrack_tcp_timeout_established"
+        loop = "; ".join(f"ip netns exec kl-{lab}-lb sysctl -qw {setting}=3600" for lab in labs)
+        select = [word for lab in labs for word in ("--netns", f"kl-{lab}-lb")]
+        shell = timed(["bash", "-c", loop])[0]
+        ours = timed([KEEPLINE, "apply", "timeout", "--tcp", "2h", "--yes", *select])[0]
+        undo = timed([KEEPLINE, "undo", "timeout", "--yes"])[0]
+        print(f"timeouts of {DIRECTORS} directors (sysctl in a loop does not look, re-arm, verify"
+              " or write down)")
+        print(f"  sysctl in a loop         {shell:7.3f} s\n"
+              f"  keepline apply timeout   {ours:7.3f} s   {shell / ours:5.1f} x\n"
+              f"  keepline undo            {undo:7.3f} s")
+    finally:
+        for lab in labs:
+            subprocess.run([KEEPLINE, "lab", "down", "--name", lab], check=False,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def main():
     empty = [f"kl-{LAB}-empty{number}" for number in range(EMPTY)]
     try:
@@ -95,6 +145,7 @@ def main():
         print(f"\nkeepline check is {ratio:.1f} times as fast as the pipeline;"
               f" the empty namespaces add {max(added, 0):.1%};"
               f" peak memory {beside['keepline check'][1]:.0f} MiB")
+        acts(client, director)
     finally:
         existing = ip("netns", "list", stdout=subprocess.PIPE, text=True).stdout
         present = {line.split()[0] for line in existing.splitlines() if line.strip()}
@@ -103,6 +154,9 @@ def main():
                 ip("netns", "delete", name)
         subprocess.run([KEEPLINE, "lab", "down", "--name", LAB], check=False,
                        stdout=subprocess.DEVNULL)
+        shutil.rmtree(os.environ["KEEPLINE_RUN"], ignore_errors=True)
+    directors()
+    shutil.rmtree(os.environ["KEEPLINE_RUN"], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -6,22 +6,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-mod lab;
-
-use std::{process::Command, thread::sleep, time::Duration};
-
-use lab::{Lab, keepline, output, run_for_json};
-
 /// Leaves a test that cannot run here, aloud.
 macro_rules! needs_root_and_nft {
     () => {
-        if let Some(why) = lab::impossible() {
+        if let Some(why) = $crate::lab::impossible() {
             assert!(std::env::var_os("CI").is_none(), "cannot run in CI: {why}");
             println!("SKIP: {why}");
             return;
         }
     };
 }
+
+mod act;
+mod lab;
+
+use std::{path::Path, process::Command, thread::sleep, time::Duration};
+
+use lab::{Lab, keepline, output, run_for_json};
 
 #[test]
 fn demo_ends_as_told_and_leaves_nothing() {
@@ -91,6 +92,15 @@ fn verdicts_and_exit_codes_along_a_session_s_life() {
     assert_eq!(again["summary"]["orphaned"], 3);
 }
 
+/// Runs a command as the reader of a finding would, but for the question.
+fn typed(fix: &str) {
+    let folder = Path::new(env!("CARGO_BIN_EXE_keepline")).parent().unwrap().display();
+    let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
+    let line = format!("{fix} --yes");
+    let (status, text) = output(Command::new("sh").args(["-c", &line]).env("PATH", path));
+    assert_eq!(status, 0, "{line}: {text}");
+}
+
 /// The command that a finding names does what it promises.
 #[test]
 fn help_of_a_finding_can_be_typed() {
@@ -98,16 +108,16 @@ fn help_of_a_finding_can_be_typed() {
     let lab = Lab::up("fix", &["--sessions", "2", "--tcp-timeout", "5s"]);
     sleep(Duration::from_secs(6));
     let json = run_for_json(&["check", "--netns", &lab.client, "-o", "json"]);
-    let fixes = json["findings"][0]["fix"].as_array().unwrap();
-    let [abort, longer] = [&fixes[0], &fixes[1]].map(|fix| fix.as_str().unwrap());
-    for fix in [abort, longer] {
-        let (status, text) = output(Command::new("sh").args(["-c", fix]));
-        assert_eq!(status, 0, "{fix}: {text}");
-    }
+    assert_eq!(json["findings"][0]["code"], "KL001");
+    typed(json["findings"][0]["fix"][0].as_str().unwrap());
     let json = run_for_json(&["check", "--netns", &lab.client, "-o", "json"]);
-    assert_eq!(json["summary"]["orphaned"], 0, "the applications know now: {json:#}");
+    assert_eq!(json["summary"]["orphaned"], 0, "healed: {json:#}");
+    assert_eq!(json["findings"][0]["code"], "KL002");
+    typed(json["findings"][0]["fix"][1].as_str().unwrap());
     let timeouts = run_for_json(&["timeouts", "--netns", &lab.director, "-o", "json"]);
     assert!(timeouts.to_string().contains("7200"), "{timeouts:#}");
+    sleep(Duration::from_secs(6));
+    assert!(lab.write().contains("survived 2 lost 0"));
 }
 
 #[test]

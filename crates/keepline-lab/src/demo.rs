@@ -29,15 +29,31 @@ pub(crate) fn run(layout: Layout, interrupt: &Interrupt) -> Result<bool, LabErro
     let mut story = Story { teller, lab, connected: Instant::now() };
 
     story.the_stage(&spec)?;
-    story.two_sessions()?;
+    story.three_sessions()?;
     let before = story.check("What does Keepline say?")?;
     story.silence()?;
     let after = story.check("And now?")?;
-    let (silent_lost, kept_lost) = story.the_write()?;
+    story.teller.step("Two applications write again")?;
+    let lost = story.write("app")?;
+    let kept_lost = story.write("app-keepalive")?;
+    story.teller.pause()?;
     story.explain()?;
+    let rescued_lost = story.rescue()?;
     let Story { teller, lab, .. } = story;
     lab.down()?;
-    teller.result(before, after, silent_lost, kept_lost)
+    teller.result(&Outcome { before, after, lost, kept_lost, rescued_lost })
+}
+
+/// How the story went.
+struct Outcome {
+    before: Option<Verdicts>,
+    after: Option<Verdicts>,
+    /// Sessions lost by the one that nobody helped.
+    lost: u32,
+    /// By the one with keepalive.
+    kept_lost: u32,
+    /// By the one that was healed and held.
+    rescued_lost: u32,
 }
 
 struct Story<'a> {
@@ -70,16 +86,17 @@ impl Story<'_> {
         teller.pause()
     }
 
-    fn two_sessions(&mut self) -> Result<(), LabError> {
-        self.teller.step("Two sessions")?;
+    fn three_sessions(&mut self) -> Result<(), LabError> {
+        self.teller.step("Three sessions")?;
         let client =
             |name: &str, keepalive| ClientSpec { name: name.to_owned(), sessions: 1, keepalive };
-        // The silent one last: its time runs from here.
+        // The silent ones last: their time runs from here.
         self.lab.add_client(&client("app-keepalive", Some(KEEPALIVE)))?;
         self.lab.add_client(&client("app", None))?;
+        self.lab.add_client(&client("app-2", None))?;
         self.connected = Instant::now();
         self.teller.say(&format!(
-            "\"app\"            connects, says hello, gets its answer, falls silent.\n\"app-keepalive\"  the same, but its kernel sends a probe every {}.\n",
+            "\"app\", \"app-2\"   connect, say hello, get their answer, fall silent.\n\"app-keepalive\"  the same, but its kernel sends a probe every {}.\n",
             format_duration(KEEPALIVE.idle)
         ))?;
         self.teller.pause()
@@ -106,16 +123,15 @@ impl Story<'_> {
     fn silence(&self) -> Result<(), LabError> {
         self.teller.step("Silence")?;
         let end = self.connected + TIMEOUT + MARGIN;
-        self.teller.count_down(end, "until the load balancer has forgotten the silent session")?;
-        self.teller.say("Its socket is open as before. Nobody was told anything.\n")?;
+        self.teller.count_down(end, "until the load balancer has forgotten the silent sessions")?;
+        self.teller.say("Their sockets are open as before. Nobody was told anything.\n")?;
         self.teller.pause()
     }
 
-    /// Lets both write; returns how many sessions were lost, without and with keepalive.
-    fn the_write(&self) -> Result<(u32, u32), LabError> {
-        self.teller.step("The applications write again")?;
-        let (mut silent_lost, mut kept_lost) = (0, 0);
-        for client in self.lab.state().clients.iter().rev() {
+    /// Lets one client write; returns how many of its sessions were lost.
+    fn write(&self, name: &str) -> Result<u32, LabError> {
+        let mut lost = 0;
+        for client in self.lab.state().clients.iter().filter(|client| client.name == name) {
             let summary = client.write()?;
             let millis = format!("after {:.1} ms", summary.seconds * 1000.0);
             let fate = if summary.reset > 0 {
@@ -127,14 +143,25 @@ impl Story<'_> {
             } else {
                 format!("the answer came {millis}.")
             };
-            match client.keepalive {
-                None => silent_lost += summary.lost(),
-                Some(_) => kept_lost += summary.lost(),
-            }
-            self.teller.say(&format!("{:<16} {fate}\n", format!("\"{}\"", client.name)))?;
+            lost += summary.lost();
+            self.teller.say(&format!("{:<16} {fate}\n", format!("\"{name}\"")))?;
         }
+        Ok(lost)
+    }
+
+    /// The third session, forgotten as well, is brought back and held over another silence.
+    fn rescue(&self) -> Result<u32, LabError> {
+        self.teller.step("The rescue: \"app-2\" is forgotten too, but has not written yet")?;
+        let netns = self.lab.state().client_netns.as_str();
+        self.teller.command(&["heal", "--netns", netns, "--yes"])?;
+        self.teller
+            .command(&["apply", "hold", "--once", "--for", "1m", "--netns", netns, "--yes"])?;
         self.teller.pause()?;
-        Ok((silent_lost, kept_lost))
+        let end = Instant::now() + TIMEOUT + MARGIN;
+        self.teller.count_down(end, "of silence once more")?;
+        let lost = self.write("app-2")?;
+        self.teller.pause()?;
+        Ok(lost)
     }
 
     fn explain(&self) -> Result<(), LabError> {
@@ -219,26 +246,24 @@ impl<'a> Teller<'a> {
     }
 
     /// The last words. True when all went as told.
-    fn result(
-        &self,
-        before: Option<Verdicts>,
-        after: Option<Verdicts>,
-        silent_lost: u32,
-        kept_lost: u32,
-    ) -> Result<bool, LabError> {
+    fn result(&self, outcome: &Outcome) -> Result<bool, LabError> {
         let number = |verdicts: Option<Verdicts>, of: fn(Verdicts) -> u32| {
             verdicts.map_or("?".to_owned(), |verdicts| of(verdicts).to_string())
         };
-        let lost = silent_lost + kept_lost;
+        let Outcome { before, after, lost, kept_lost, rescued_lost } = *outcome;
+        let rescued = if rescued_lost == 0 { "survived" } else { "lost" };
         self.step("Result")?;
         self.say(&format!(
-            "lost: {lost} of 2, predicted: {} of 2, found before the application noticed: {} of 2\n",
+            "predicted: {} of 3, found before the application noticed: {} of 3\n\
+             lost: {} of 3; healed and held: \"app-2\" {rescued}\n",
             number(before, |verdicts| verdicts.at_risk),
-            number(after, |verdicts| verdicts.orphaned)
+            number(after, |verdicts| verdicts.orphaned),
+            lost + kept_lost + rescued_lost,
         ))?;
-        let foretold = Some(Verdicts { safe: 1, at_risk: 1, orphaned: 0 });
-        let found = Some(Verdicts { safe: 1, at_risk: 0, orphaned: 1 });
-        let as_told = silent_lost == 1 && kept_lost == 0 && before == foretold && after == found;
+        let foretold = Some(Verdicts { safe: 1, at_risk: 2, orphaned: 0 });
+        let found = Some(Verdicts { safe: 1, at_risk: 0, orphaned: 2 });
+        let as_told =
+            (lost, kept_lost, rescued_lost) == (1, 0, 0) && before == foretold && after == found;
         self.say(&if as_told {
             format!(
                 "{} Everything of the lab is removed again.\nYour own machine: {}\n",

@@ -94,6 +94,7 @@ impl Exclusive {
         let lock = lock(&folder)?;
         let path = folder.join("journal");
         let records = read_journal(&path)?;
+        let records = compacted(&path, records)?;
         let journal = OpenOptions::new()
             .append(true)
             .create(true)
@@ -158,7 +159,13 @@ impl Exclusive {
     /// # Errors
     /// When the file cannot be written.
     pub fn remember(&self, snapshot: &Snapshot) -> Result<(), RunError> {
+        /// Written anew no more often than this: a hundred thousand sessions are some 20 MB.
+        const FRESH: Duration = Duration::from_secs(30);
         let path = self.folder.join("sessions");
+        let age = fs::metadata(&path).and_then(|it| it.modified()).ok();
+        if age.and_then(|it| it.elapsed().ok()).is_some_and(|age| age < FRESH) {
+            return Ok(());
+        }
         let rows: Vec<Row> = plan::rows(snapshot).collect();
         replace(&path, &rows)
     }
@@ -192,6 +199,10 @@ fn lock(folder: &Path) -> Result<File, RunError> {
     let _ = file.set_len(0);
     let _ = (&file).write_all(format!("{}\n", std::process::id()).as_bytes());
     Ok(file)
+}
+
+fn user(uid: u32) -> String {
+    if uid == 0 { "root".to_owned() } else { format!("uid {uid}") }
 }
 
 /// What stands, for those who only want to know. Empty where nothing was ever done.
@@ -230,19 +241,56 @@ fn me() -> By {
         pid: std::process::id(),
         user: name("SUDO_USER")
             .or_else(|| name("USER"))
-            .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw())),
+            .unwrap_or_else(|| user(rustix::process::getuid().as_raw())),
         command: std::env::args().collect::<Vec<_>>().join(" "),
     }
 }
 
+/// A journal of more records than this is made anew from what stands.
+const LONG: usize = 20_000;
+
+/// What was done and undone long ago need not be kept for ever.
+fn compacted(path: &Path, records: Vec<Record>) -> Result<Vec<Record>, RunError> {
+    if records.len() <= LONG {
+        return Ok(records);
+    }
+    let mut kept = Vec::new();
+    for it in plan::journal::standing(&records) {
+        let Standing { id, step, at, action, by, change, finished } = it;
+        kept.push(Record::Begin { id, at, action, by });
+        kept.push(Record::Change { id, step, change });
+        if finished {
+            kept.push(Record::Done { id, step, error: None });
+        }
+    }
+    let mut text = Vec::new();
+    for record in &kept {
+        serde_json::to_writer(&mut text, record).map_err(|source| RunError::Malformed {
+            path: path.to_owned(),
+            line: 0,
+            source,
+        })?;
+        text.push(b'\n');
+    }
+    write_beside(path, |out| out.write_all(&text))?;
+    Ok(kept)
+}
+
 /// Writes a file beside, and gives it the name when it is whole.
 fn replace(path: &Path, value: &impl Serialize) -> Result<(), RunError> {
+    write_beside(path, |out| Ok(serde_json::to_writer(out, value)?))
+}
+
+fn write_beside(
+    path: &Path,
+    fill: impl FnOnce(&mut io::BufWriter<File>) -> io::Result<()>,
+) -> Result<(), RunError> {
     let beside = path.with_extension("new");
     let write = || -> io::Result<()> {
         let file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         let mut out = io::BufWriter::new(file);
-        serde_json::to_writer(&mut out, value)?;
+        fill(&mut out)?;
         out.flush()?;
         fs::rename(&beside, path)
     };

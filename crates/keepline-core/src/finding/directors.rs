@@ -33,7 +33,9 @@ pub(super) fn find(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
                 director: Some(at),
             });
         };
-        if let Some((detail, fix)) = conntrack_shorter(namespace) {
+        if let Some((detail, longer)) = conntrack_shorter(namespace) {
+            let command = format!("apply timeout --tcp {}s", longer.as_secs());
+            let fix = fix::keepline(snapshot, Some(at), &command);
             add(Code::CONNTRACK_SHORTER, detail, fix);
         }
         if let Some((detail, fix)) = table_full(namespace) {
@@ -70,7 +72,7 @@ pub(super) fn find(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
 }
 
 /// IPVS keeps its entry, but conntrack drops the one that holds the translation.
-fn conntrack_shorter(namespace: &Namespace) -> Option<(String, String)> {
+fn conntrack_shorter(namespace: &Namespace) -> Option<(String, Duration)> {
     let ipvs = namespace.ipvs.as_ref().filter(|ipvs| ipvs.conntrack == Some(true))?;
     let conntrack = namespace.conntrack.as_ref()?.timeouts?;
     let (longer, shorter) = (ipvs.timeouts.tcp, conntrack.established);
@@ -82,8 +84,7 @@ fn conntrack_shorter(namespace: &Namespace) -> Option<(String, String)> {
             human(longer),
             human(shorter)
         );
-        let enough = longer.saturating_add(Duration::from_secs(60));
-        (detail, fix::conntrack_established(namespace, enough))
+        (detail, longer)
     })
 }
 

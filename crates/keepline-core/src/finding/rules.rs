@@ -6,7 +6,7 @@ use super::{Code, Finding, fix};
 use crate::{
     duration::human,
     names::Namer,
-    session::{Session, Table, Why},
+    session::{End, Session, Table, Why},
     snapshot::{Incomplete, Snapshot},
 };
 
@@ -175,21 +175,21 @@ fn fixes(
 ) -> Vec<String> {
     let Some(first) = sessions.first() else { return Vec::new() };
     let client = &snapshot.namespaces[first.socket.namespace];
-    let longer = director.map(|at| fix::remember_longer(&snapshot.namespaces[at], first.table));
-    let timeout = sessions.iter().filter_map(|session| session.entry).map(|entry| entry.timeout);
+    let keepline = |command: &str| fix::keepline(snapshot, director, command);
+    // Where the client is outside, its director can still find the backend by itself.
+    let outside = first.end == End::Backend && first.table == Some(Table::Ipvs);
+    let rehash = outside.then(|| keepline("apply rehash"));
     match code {
-        Code::ORPHANED | Code::FORGOTTEN_AT_BACKEND => {
-            fix::abort(snapshot, sessions).into_iter().chain(longer).collect()
-        }
-        Code::NO_KEEPALIVE | Code::HALF_CLOSED | Code::KEEPALIVE_TIGHT => {
-            longer.into_iter().collect()
-        }
-        Code::KEEPALIVE_LATE => timeout
-            .min()
-            .map(|timeout| fix::keepalive_sooner(client, timeout))
+        Code::ORPHANED => vec![keepline("heal"), keepline("apply hold")],
+        Code::FORGOTTEN_AT_BACKEND => vec![keepline("heal"), keepline("abort")],
+        Code::NO_KEEPALIVE => [keepline("apply hold"), keepline("apply timeout --tcp 2h")]
             .into_iter()
-            .chain(longer)
+            .chain(rehash)
             .collect(),
+        Code::HALF_CLOSED => vec![keepline("apply hold")],
+        Code::KEEPALIVE_TIGHT | Code::KEEPALIVE_LATE => {
+            vec![keepline("apply keepalive"), keepline("apply hold")]
+        }
         Code::BACKEND_GONE => director
             .map(|at| fix::ipvs_sysctl(&snapshot.namespaces[at], "expire_nodest_conn", 1))
             .into_iter()

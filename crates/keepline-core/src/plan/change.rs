@@ -211,6 +211,9 @@ impl What {
             ),
             Self::Keepalive { sockets: changes } => {
                 let after = changes.first().map_or(String::new(), |first| {
+                    if !first.after.enabled {
+                        return "keepalive off".to_owned();
+                    }
                     format!(
                         "keepalive after {}, every {}, {} probes",
                         human(first.after.idle),

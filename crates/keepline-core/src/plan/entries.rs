@@ -88,6 +88,19 @@ pub(super) fn is_at(destination: &Destination, backend: SocketAddr) -> bool {
         && [0, backend.port()].contains(&destination.address.port())
 }
 
+/// A backend's address as the director's entry has it. A service by mark keeps the port that the
+/// client uses, whatever the backend's own namespace makes of it (published ports of Swarm).
+pub(super) fn as_entered(
+    namespace: &Namespace,
+    server: SocketAddr,
+    backend: SocketAddr,
+) -> SocketAddr {
+    let services = namespace.ipvs.iter().flat_map(|ipvs| &ipvs.services);
+    let mut destinations = services.flat_map(|service| &service.destinations);
+    let by_mark = |it: &Destination| it.address.port() == 0 && it.address.ip() == backend.ip();
+    if destinations.any(by_mark) { SocketAddr::new(backend.ip(), server.port()) } else { backend }
+}
+
 /// The only backend that the service behind `server` has, if it has one only.
 #[must_use]
 pub fn single_backend(

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Action, Plan, Remembered,
-    entries::{Entries, Marks, single_backend},
+    entries::{Entries, Marks, as_entered, single_backend},
 };
 use crate::{
     judge::Judgement,
@@ -114,6 +114,7 @@ fn entry(
         return Err("one side has closed it: `keepline abort` ends it".to_owned());
     }
     let Way { backend, seen_as } = backend(snapshot, namespace, session, client, server, memory)?;
+    let backend = as_entered(namespace, server, backend);
     let remembered = |fwmark, will| Remembered {
         client,
         server,
@@ -209,9 +210,7 @@ fn backend(
     let here = |other: &&Namespace| {
         !std::ptr::eq(*other, namespace) && other.addresses.contains(&way.backend.ip())
     };
-    if snapshot.namespaces.iter().any(|other| {
-        here(&other) && other.listeners.iter().any(|it| it.port() == way.backend.port())
-    }) {
+    if snapshot.namespaces.iter().any(|other| here(&other)) {
         return Err(format!(
             "backend {} is on this machine and has no socket for it: it has closed the session",
             way.backend

@@ -1,8 +1,8 @@
 //! `hold`: entries that live as long as their sockets.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     Action, Plan,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     judge::Judgement,
-    session::{Session, Table, Verdict, Why},
+    session::{End, Session, Table, Verdict, Why},
     snapshot::{Entry, Snapshot},
 };
 
@@ -23,7 +23,8 @@ pub struct HoldWish {
     pub due_within: Option<Duration>,
 }
 
-/// Plans to renew the entry of every session whose socket is open on this machine.
+/// Plans to renew the entry of every session whose socket is open on this machine: the client's, or
+/// where the client is elsewhere the backend's.
 #[must_use]
 pub fn hold(snapshot: &Snapshot, judgement: &Judgement, wish: HoldWish) -> Plan {
     let mut plan = Plan::new(Action::Hold);
@@ -31,12 +32,18 @@ pub fn hold(snapshot: &Snapshot, judgement: &Judgement, wish: HoldWish) -> Plan 
     let mut marks: FxHashMap<usize, Marks<'_>> = FxHashMap::default();
     let mut below = Below::default();
     let (mut lost, mut removed) = (0, 0);
+    let here: FxHashSet<IpAddr> =
+        snapshot.namespaces.iter().flat_map(|namespace| namespace.addresses.clone()).collect();
     for session in &judgement.sessions {
         let (Some(at), Some(view)) = (session.entry_at, session.entry) else {
             lost += usize::from(session.verdict == Verdict::Orphaned);
             continue;
         };
         if session.why == Why::KeptAlive || session.verdict == Verdict::Untracked {
+            continue;
+        }
+        // Its client lived on this machine, and its socket does no longer.
+        if session.end == End::Backend && here.contains(&session.client.ip()) {
             continue;
         }
         if wish.due_within.is_some_and(|due| view.expires > due) {

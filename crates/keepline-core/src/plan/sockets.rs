@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Action, Change, Place, Plan, SocketId, What, keepalive::id};
 use crate::{
     judge::Judgement,
-    session::{Session, Verdict},
+    session::{SocketRef, Verdict},
     snapshot::Snapshot,
 };
 
@@ -27,7 +27,7 @@ pub fn touch(snapshot: &Snapshot, judgement: &Judgement) -> Plan {
             held
         }
     });
-    let sockets = by_namespace(snapshot, chosen);
+    let sockets = by_namespace(snapshot, chosen.map(|session| session.socket));
     plan.changes.extend(changes(snapshot, sockets, |sockets| What::Touch { sockets }));
     if lost > 0 {
         plan.refuse(
@@ -41,23 +41,25 @@ pub fn touch(snapshot: &Snapshot, judgement: &Judgement) -> Plan {
     plan
 }
 
-/// Plans to close the sockets of every orphaned session, and only of those.
+/// Plans to close the sockets of every orphaned session, both ends where they are here, and only
+/// of those.
 #[must_use]
 pub fn abort(snapshot: &Snapshot, judgement: &Judgement) -> Plan {
     let mut plan = Plan::new(Action::Abort);
     let orphaned = judgement.sessions.iter().filter(|session| session.verdict == Verdict::Orphaned);
-    let sockets = by_namespace(snapshot, orphaned);
+    // Its other end waits in vain too, and no reset can reach it.
+    let ends = orphaned.flat_map(|it| std::iter::once(it.socket).chain(it.other_end));
+    let sockets = by_namespace(snapshot, ends);
     plan.changes.extend(changes(snapshot, sockets, |sockets| What::Abort { sockets }));
     plan
 }
 
-fn by_namespace<'a>(
+fn by_namespace(
     snapshot: &Snapshot,
-    sessions: impl Iterator<Item = &'a Session>,
+    ends: impl Iterator<Item = SocketRef>,
 ) -> BTreeMap<usize, Vec<SocketId>> {
     let mut sockets: BTreeMap<usize, Vec<SocketId>> = BTreeMap::new();
-    for session in sessions {
-        let at = session.socket;
+    for at in ends {
         let socket = id(&snapshot.namespaces[at.namespace].sockets[at.socket]);
         sockets.entry(at.namespace).or_default().push(socket);
     }

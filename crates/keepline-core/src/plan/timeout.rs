@@ -125,6 +125,13 @@ fn of_ipvs(
     if after != before {
         add(What::Timeouts { before, after });
     }
+    if after.tcp < before.tcp {
+        plan.note(format!(
+            "{}: less than the {} that it remembers for now: sessions are forgotten sooner",
+            namespace.name,
+            human(before.tcp)
+        ));
+    }
     if let Some(longer) = after.tcp.checked_sub(before.tcp).filter(|longer| !longer.is_zero()) {
         let mut marks = Marks::of(namespace);
         // The kernel gives an entry the new time at its next packet only.
@@ -160,7 +167,14 @@ fn of_conntrack(
     }
     let (Some(tcp), Some(conntrack)) = (wish.tcp, &namespace.conntrack) else { return };
     let Some(timeouts) = conntrack.timeouts else { return };
-    if timeouts.established == tcp {
+    if timeouts.established >= tcp {
+        if timeouts.established > tcp {
+            plan.note(format!(
+                "{}: conntrack decides there, and remembers for {} already: left as it is",
+                namespace.name,
+                human(timeouts.established)
+            ));
+        }
         return;
     }
     plan.changes.push(Change {

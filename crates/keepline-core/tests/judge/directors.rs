@@ -55,10 +55,7 @@ fn forgotten_session_is_orphaned_only_after_a_second_look() {
     assert_eq!((finding.code, finding.sessions), (Code::ORPHANED, 1));
     assert_eq!(
         finding.fix,
-        [
-            "nsenter --net=/run/netns/client ss -tK 'dst 10.0.1.2:7000 and ( sport = :53028 )'",
-            "nsenter --net=/run/netns/lb_edja88p19 ipvsadm --set 7200 0 0",
-        ]
+        ["keepline heal --netns lb_edja88p19", "keepline apply hold --netns lb_edja88p19",]
     );
 }
 

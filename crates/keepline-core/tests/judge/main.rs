@@ -6,4 +6,5 @@ mod build;
 mod directors;
 mod lifetimes;
 mod names;
+mod plans;
 mod properties;

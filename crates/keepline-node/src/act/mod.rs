@@ -12,7 +12,7 @@ use std::{
 };
 
 use keepline_core::{
-    plan::{Change, Plan, Undo, What},
+    plan::{Action, Change, Plan, Undo, What},
     session::Table,
 };
 use keepline_kernel::{Error, namespaces, procfs};
@@ -95,7 +95,9 @@ pub fn act(exclusive: &mut Exclusive, plan: &Plan, stop: &AtomicBool) -> Result<
     if plan.changes.is_empty() {
         return Ok(report);
     }
-    let id = exclusive.begin(plan.action)?;
+    // Entries that are renewed every few seconds leave nothing to be taken back.
+    let written = plan.action != Action::Hold || plan.changes.iter().any(|it| it.what.lasts());
+    let id = if written { Some(exclusive.begin(plan.action)?) } else { None };
     for (step, change) in plan.changes.iter().enumerate() {
         if stop.load(Ordering::Relaxed) {
             report.left = plan.changes.len() - step;
@@ -125,7 +127,7 @@ fn places() -> Result<Vec<Place>, NodeError> {
 fn one(
     exclusive: &mut Exclusive,
     places: &[Place],
-    id: u64,
+    id: Option<u64>,
     step: usize,
     change: &Change,
 ) -> Result<Result<Vec<String>, Obstacle>, RunError> {
@@ -139,9 +141,13 @@ fn one(
     };
     let what = prepared.unwrap_or_else(|| change.what.clone());
     let written = Change { place: change.place.clone(), what };
-    exclusive.intend(id, step, &written)?;
+    if let Some(id) = id {
+        exclusive.intend(id, step, &written)?;
+    }
     let result = inside(place, change, || make(place, &written.what));
-    exclusive.done(id, step, result.as_ref().err().map(ToString::to_string))?;
+    if let Some(id) = id {
+        exclusive.done(id, step, result.as_ref().err().map(ToString::to_string))?;
+    }
     Ok(result)
 }
 

@@ -32,7 +32,8 @@ for namespace in /var/run/docker/netns/* /proc/1/ns/net; do
   nsenter --net="$namespace" ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 )' >/dev/null
   case $namespace in */lb_* | */ingress_sbox) nsenter --net="$namespace" ipvsadm --set 900 120 300 ;; esac
 done
-pkill -f '(session|visits)[.]py'
+pkill -f '(session|crowd|visits)[.]py'
+pkill -f '^keepline apply hold'
 true
 "#;
 
@@ -76,6 +77,7 @@ fn make() -> Result<Guests, String> {
         .map_err(|error| format!("KEEPLINE_BIN={}: {error}", binary.display()))?;
     for (name, text) in [
         ("session.py", include_str!("session.py")),
+        ("crowd.py", include_str!("crowd.py")),
         ("visits.py", include_str!("visits.py")),
         ("article.sh", include_str!("article.sh")),
     ] {

@@ -1,4 +1,4 @@
-//! Issue 3, "The proving ground": Keepline on a real Docker Swarm of two nodes, judged by the
+//! Issues 3 and 4: Keepline on a real Docker Swarm of two nodes, judged by the
 //! field's own tools.
 //!
 //! The Swarm is made once (`ground.rs`). Each scenario is a test that can be run alone:
@@ -6,11 +6,13 @@
 
 mod change;
 mod check;
+mod crowd;
 mod direct;
 mod ground;
 mod names;
 mod published;
 mod session;
+mod strategies;
 mod vip;
 
 /// A scenario: a test that is skipped where guests cannot be booted.

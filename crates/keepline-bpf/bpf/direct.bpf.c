@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+/*
+ * Connections to a virtual address go to a backend from the start: connect() and sendmsg() are
+ * given its address, so no load balancer is on the way and none can forget the session. The
+ * application sees the virtual address: as its peer, and as the origin of datagrams.
+ */
+#include "kernel.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define MOST_BACKENDS 256 /* a power of two; src/direct/table.rs */
+#define ECONNREFUSED 111
+
+/* Port 0: any. */
+struct service_key {
+	__u64 netns;
+	struct address vip;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad[5];
+};
+
+struct backend {
+	struct address address;
+	__be16 port; /* 0: the one that was asked for */
+	__u16 alias; /* who is chosen where this one is not (Vose's alias method) */
+	__u32 share; /* of 2^32 draws at this place, those that stay; all ones: every one */
+	__u32 weight; /* for the reader only */
+	__u32 pad;
+};
+
+/* Replaced as a whole, never changed in place: the map frees the old one when nobody reads it. */
+struct service {
+	__u32 generation; /* another one after each replacement */
+	__u16 count;
+	__u16 is_open; /* whether a backend takes new connections */
+	struct backend backends[MOST_BACKENDS];
+};
+
+struct endpoint {
+	struct address address;
+	__be16 port;
+	__u16 pad;
+};
+
+/* What a connected socket was asked for, and what it got. */
+struct origin {
+	struct endpoint vip;
+	struct endpoint backend;
+};
+
+/* Datagrams of a socket that is not connected, both ways. */
+struct flow_key {
+	__u64 socket; /* its cookie */
+	struct endpoint peer;
+	__u8 is_answer;
+	__u8 pad[3];
+};
+
+struct flow {
+	struct endpoint other;
+	__u32 generation;
+};
+
+const volatile struct {
+	__u32 can_refuse; /* whether bpf_set_retval() is there for these hooks */
+	char version[16]; /* for the reader only */
+} constants;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct service_key);
+	__type(value, struct service);
+} keepline_vips SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct origin);
+} keepline_origin SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768); /* all allocated at once: about 4 MB */
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} keepline_flows SEC(".maps");
+
+enum verdict { NOT_OURS, DIRECT, REFUSED };
+
+static __always_inline bool same(const struct endpoint *a, const struct endpoint *b)
+{
+	return a->address.word[0] == b->address.word[0] &&
+	       a->address.word[1] == b->address.word[1] &&
+	       a->address.word[2] == b->address.word[2] &&
+	       a->address.word[3] == b->address.word[3] && a->port == b->port;
+}
+
+static __always_inline struct service *service_of(__u64 netns, const struct endpoint *vip,
+						  __u8 protocol)
+{
+	struct service_key key = {
+		.netns = netns,
+		.vip = vip->address,
+		.port = vip->port,
+		.protocol = protocol,
+	};
+	struct service *service = bpf_map_lookup_elem(&keepline_vips, &key);
+
+	if (service)
+		return service;
+	key.port = 0;
+	return bpf_map_lookup_elem(&keepline_vips, &key);
+}
+
+static __always_inline void at(const struct backend *backend, __be16 asked, struct endpoint *to)
+{
+	to->address = backend->address;
+	to->port = backend->port ? backend->port : asked;
+}
+
+/* One of the backends, by weight. */
+static __always_inline bool choose(struct service *service, __be16 asked, struct endpoint *to)
+{
+	struct backend *backend;
+	__u32 place;
+
+	if (!service->is_open || !service->count)
+		return false;
+	place = bpf_get_prandom_u32() % service->count;
+	backend = &service->backends[place & (MOST_BACKENDS - 1)];
+	if (backend->share != ~0U && bpf_get_prandom_u32() >= backend->share)
+		backend = &service->backends[backend->alias & (MOST_BACKENDS - 1)];
+	at(backend, asked, to);
+	return true;
+}
+
+/* Where a connected socket goes. */
+static __always_inline enum verdict connected(struct bpf_sock_addr *ctx, __u64 netns,
+					      struct endpoint *peer, __u8 protocol)
+{
+	struct service *service = service_of(netns, peer, protocol);
+	struct bpf_sock *sk = ctx->sk;
+	struct origin *origin;
+	struct endpoint vip;
+
+	if (!service)
+		return NOT_OURS;
+	vip = *peer;
+	if (!choose(service, vip.port, peer))
+		return REFUSED;
+	/* Without it the socket works, and shows its backend. */
+	origin = sk ? bpf_sk_storage_get(&keepline_origin, sk, NULL,
+					 BPF_SK_STORAGE_GET_F_CREATE) : NULL;
+	if (origin) {
+		origin->vip = vip;
+		origin->backend = *peer;
+	}
+	return DIRECT;
+}
+
+static __always_inline bool still_there(struct service *service, const struct flow *flow,
+					__be16 asked)
+{
+	struct endpoint now;
+	__u32 i;
+
+	if (flow->generation == service->generation)
+		return true;
+	for (i = 0; i < MOST_BACKENDS && i < service->count; i++) {
+		at(&service->backends[i], asked, &now);
+		if (same(&now, &flow->other))
+			return true;
+	}
+	return false;
+}
+
+/* Where a datagram goes: to the backend of the last one as long as there is that backend. */
+static __always_inline enum verdict datagram(struct bpf_sock_addr *ctx, __u64 netns,
+					     struct endpoint *peer)
+{
+	struct service *service = service_of(netns, peer, IPPROTO_UDP);
+	struct flow_key key = {};
+	struct flow flow = {}, *last;
+
+	if (!service)
+		return NOT_OURS;
+	key.socket = bpf_get_socket_cookie(ctx);
+	key.peer = *peer;
+	last = bpf_map_lookup_elem(&keepline_flows, &key);
+	if (last && last->generation == service->generation) {
+		*peer = last->other;
+		return DIRECT;
+	}
+	if (last && still_there(service, last, peer->port))
+		flow.other = last->other;
+	else if (!choose(service, peer->port, &flow.other))
+		return REFUSED;
+	flow.generation = service->generation;
+	bpf_map_update_elem(&keepline_flows, &key, &flow, 0);
+
+	flow.generation = 0;
+	key.peer = flow.other;
+	key.is_answer = 1;
+	flow.other = *peer;
+	*peer = key.peer;
+	bpf_map_update_elem(&keepline_flows, &key, &flow, 0);
+	return DIRECT;
+}
+
+/* What the peer of a connected socket is called, if it is the one that was put there. */
+static __always_inline bool called(struct bpf_sock_addr *ctx, struct endpoint *peer)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct origin *origin;
+
+	origin = sk ? bpf_sk_storage_get(&keepline_origin, sk, NULL, 0) : NULL;
+	if (!origin || !same(&origin->backend, peer))
+		return false;
+	*peer = origin->vip;
+	return true;
+}
+
+/* Where a datagram came from, as far as the application knows. */
+static __always_inline bool answered(struct bpf_sock_addr *ctx, struct endpoint *peer)
+{
+	struct flow_key key = {};
+	struct flow *flow;
+
+	if (called(ctx, peer))
+		return true;
+	key.socket = bpf_get_socket_cookie(ctx);
+	key.peer = *peer;
+	key.is_answer = 1;
+	flow = bpf_map_lookup_elem(&keepline_flows, &key);
+	if (!flow)
+		return false;
+	*peer = flow->other;
+	return true;
+}
+
+/* The answer of a hook that may refuse: 1 goes on, 0 is EPERM unless told otherwise. */
+static __always_inline int answer(enum verdict verdict)
+{
+	if (verdict != REFUSED)
+		return 1;
+	if (constants.can_refuse)
+		bpf_set_retval(-ECONNREFUSED);
+	return 0;
+}
+
+/* These read and write `ctx` field by field, each at its own offset: the verifier does not follow
+ * a pointer into it. */
+static __always_inline void read4(struct bpf_sock_addr *ctx, struct endpoint *peer)
+{
+	peer->address.word[2] = V4_MAPPED;
+	peer->address.word[3] = ctx->user_ip4;
+	peer->port = (__be16)ctx->user_port;
+}
+
+static __always_inline void write4(struct bpf_sock_addr *ctx, const struct endpoint *peer)
+{
+	ctx->user_ip4 = peer->address.word[3];
+	ctx->user_port = peer->port;
+}
+
+static __always_inline void read6(struct bpf_sock_addr *ctx, struct endpoint *peer)
+{
+	peer->address.word[0] = ctx->user_ip6[0];
+	peer->address.word[1] = ctx->user_ip6[1];
+	peer->address.word[2] = ctx->user_ip6[2];
+	peer->address.word[3] = ctx->user_ip6[3];
+	peer->port = (__be16)ctx->user_port;
+}
+
+static __always_inline void write6(struct bpf_sock_addr *ctx, const struct endpoint *peer)
+{
+	ctx->user_ip6[0] = peer->address.word[0];
+	ctx->user_ip6[1] = peer->address.word[1];
+	ctx->user_ip6[2] = peer->address.word[2];
+	ctx->user_ip6[3] = peer->address.word[3];
+	ctx->user_port = peer->port;
+}
+
+#define CONNECT(N)                                                                             \
+	SEC("cgroup/connect" #N)                                                               \
+	int keepline_conn##N(struct bpf_sock_addr *ctx)                                        \
+	{                                                                                      \
+		__u32 protocol = ctx->protocol;                                                \
+		struct endpoint peer = {};                                                     \
+		enum verdict verdict;                                                          \
+                                                                                               \
+		if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)                        \
+			return 1;                                                              \
+		read##N(ctx, &peer);                                                           \
+		verdict = connected(ctx, bpf_get_netns_cookie(ctx), &peer, protocol);          \
+		if (verdict == DIRECT)                                                         \
+			write##N(ctx, &peer);                                                  \
+		return answer(verdict);                                                        \
+	}
+
+#define SENDMSG(N)                                                                             \
+	SEC("cgroup/sendmsg" #N)                                                               \
+	int keepline_send##N(struct bpf_sock_addr *ctx)                                        \
+	{                                                                                      \
+		struct endpoint peer = {};                                                     \
+		enum verdict verdict;                                                          \
+                                                                                               \
+		read##N(ctx, &peer);                                                           \
+		verdict = datagram(ctx, bpf_get_netns_cookie(ctx), &peer);                     \
+		if (verdict == DIRECT)                                                         \
+			write##N(ctx, &peer);                                                  \
+		return answer(verdict);                                                        \
+	}
+
+#define RECVMSG(N)                                                                             \
+	SEC("cgroup/recvmsg" #N)                                                               \
+	int keepline_recv##N(struct bpf_sock_addr *ctx)                                        \
+	{                                                                                      \
+		struct endpoint peer = {};                                                     \
+                                                                                               \
+		read##N(ctx, &peer);                                                           \
+		if (answered(ctx, &peer))                                                      \
+			write##N(ctx, &peer);                                                  \
+		return 1;                                                                      \
+	}
+
+#define GETPEERNAME(N)                                                                         \
+	SEC("cgroup/getpeername" #N)                                                           \
+	int keepline_name##N(struct bpf_sock_addr *ctx)                                        \
+	{                                                                                      \
+		struct endpoint peer = {};                                                     \
+                                                                                               \
+		read##N(ctx, &peer);                                                           \
+		if (called(ctx, &peer))                                                        \
+			write##N(ctx, &peer);                                                  \
+		return 1;                                                                      \
+	}
+
+CONNECT(4)
+CONNECT(6)
+SENDMSG(4)
+SENDMSG(6)
+RECVMSG(4)
+RECVMSG(6)
+GETPEERNAME(4)
+GETPEERNAME(6)

@@ -1,0 +1,318 @@
+//! What changes something: strategies and remedies on real sessions through conntrack, and the way
+//! back.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use crate::lab::{Lab, keepline, output, run_for_json};
+
+/// A folder for the journal of one test.
+struct Run(PathBuf);
+
+impl Run {
+    fn new(name: &str) -> Self {
+        let folder =
+            std::env::temp_dir().join(format!("keepline-run-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        Self(folder)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = keepline();
+        command.args(arguments).env("KEEPLINE_RUN", &self.0);
+        command
+    }
+
+    /// Exit status and output.
+    fn keepline(&self, arguments: &[&str]) -> (i32, String) {
+        output(&mut self.command(arguments))
+    }
+
+    /// Output of a command that must end with 0.
+    #[track_caller]
+    fn done(&self, arguments: &[&str]) -> String {
+        let (status, text) = self.keepline(arguments);
+        assert_eq!(status, 0, "{arguments:?}: {text}");
+        text
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn in_netns(netns: &str, line: &str) -> String {
+    let (status, text) =
+        output(Command::new("ip").args(["netns", "exec", netns, "sh", "-c", line]));
+    assert_eq!(status, 0, "{netns}: {line}: {text}");
+    text
+}
+
+/// Every setting that a strategy touches, byte for byte.
+fn settings(netns: &str) -> String {
+    in_netns(
+        netns,
+        "cat /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_* /proc/sys/net/ipv4/tcp_keepalive_*",
+    )
+}
+
+fn entries(director: &str) -> usize {
+    let listed = in_netns(director, "conntrack -L -p tcp --dport 7000 2>/dev/null");
+    listed.lines().filter(|line| line.contains("ESTABLISHED")).count()
+}
+
+fn summary(netns: &str) -> serde_json::Value {
+    run_for_json(&["check", "--netns", netns, "-o", "json", "--all"])["summary"].clone()
+}
+
+#[track_caller]
+fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_true() {
+        assert!(Instant::now() < deadline, "not within 30 s: {what}");
+        sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn held_sessions_survive_four_timeouts_and_not_their_sockets() {
+    needs_root_and_nft!();
+    let run = Run::new("hold");
+    let lab = Lab::up("hold", &["--sessions", "20", "--backends", "3", "--tcp-timeout", "6s"]);
+    let mut hold = run
+        .command(&["apply", "hold", "--netns", &lab.director, "--yes"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let check = || {
+        let mut command = keepline();
+        command.args(["check", "--netns", &lab.client, "-o", "json"]).env("KEEPLINE_RUN", &run.0);
+        let output = command.output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    wait_for("the sessions are held", || check()["sessions"][0]["held"] == true);
+    let status: serde_json::Value =
+        serde_json::from_str(&run.done(&["status", "-o", "json"])).unwrap();
+    assert_eq!(status["running"][0]["strategy"], "hold", "{status}");
+    sleep(Duration::from_secs(4 * 6));
+    let seen = check();
+    assert_eq!(seen["summary"]["safe"], 20, "{}", seen["summary"]);
+    assert_eq!(entries(&lab.director), 20);
+    // A client that dies without a word: its sockets close, its entries are held no longer.
+    in_netns(
+        &lab.client,
+        "nft add table ip mute; nft add chain ip mute out '{ type filter hook output priority 0; policy drop; }'",
+    );
+    let pid = lab.client_pid.parse().unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    wait_for("the entries of the dead client run out", || entries(&lab.director) == 0);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(hold.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(hold.wait().unwrap().code(), Some(0));
+    assert!(!run.done(&["status"]).contains("hold"));
+}
+
+#[test]
+fn twenty_forgotten_sessions_are_healed_to_the_backends_that_hold_them() {
+    needs_root_and_nft!();
+    let run = Run::new("heal");
+    let lab = Lab::up("heal", &["--sessions", "20", "--backends", "3", "--tcp-timeout", "5s"]);
+    wait_for("all are forgotten", || summary(&lab.client)["orphaned"] == 20);
+    let text = run.done(&["heal", "--netns", &lab.director, "--dry-run"]);
+    assert!(text.contains("20 entries in conntrack  20 made anew"), "{text}");
+    assert_eq!(entries(&lab.director), 0, "a dry run changes nothing");
+    run.done(&["heal", "--netns", &lab.director, "--yes"]);
+    assert_eq!(entries(&lab.director), 20);
+    let said = lab.write();
+    assert!(said.contains("survived 20 lost 0"), "{said}");
+}
+
+#[test]
+fn touch_renews_and_leaves_the_sockets_as_they_were() {
+    needs_root_and_nft!();
+    let run = Run::new("touch");
+    let lab = Lab::up("touch", &["--sessions", "3", "--tcp-timeout", "20s"]);
+    sleep(Duration::from_secs(4));
+    let sockets = || in_netns(&lab.client, "ss -Htno state established | sort");
+    let before = sockets();
+    let text = run.done(&["touch", "--netns", &lab.client, "--yes"]);
+    assert!(text.contains("3 sockets: 3 answered"), "{text}");
+    assert_eq!(sockets(), before, "no timer, as before");
+    let json = run_for_json(&["check", "--netns", &lab.client, "-o", "json"]);
+    for session in json["sessions"].as_array().unwrap() {
+        assert!(session["entry"]["expires_seconds"].as_f64().unwrap() > 15.0, "{session}");
+    }
+}
+
+#[test]
+fn abort_ends_both_ends_and_only_of_lost_sessions() {
+    needs_root_and_nft!();
+    let run = Run::new("abort");
+    let lab = Lab::up("abort", &["--sessions", "4", "--tcp-timeout", "5s"]);
+    let text = run.done(&["abort", "--netns", &lab.director, "--yes"]);
+    assert!(text.contains("nothing to change"), "{text}");
+    wait_for("all are forgotten", || summary(&lab.director)["orphaned"] == 4);
+    let (status, text) = run.keepline(&["abort", "--netns", &lab.director]);
+    assert_eq!(status, 2, "nobody to ask: {text}");
+    assert!(text.contains("nothing was changed") && text.contains("--yes"), "{text}");
+    assert_eq!(summary(&lab.director)["orphaned"], 4);
+    run.done(&["abort", "--netns", &lab.director, "--yes"]);
+    let after = summary(&lab.director);
+    assert_eq!((&after["orphaned"], &after["at_risk"]), (&0.into(), &0.into()), "{after}");
+}
+
+#[test]
+fn settings_are_byte_for_byte_as_before_after_undo() {
+    needs_root_and_nft!();
+    let run = Run::new("undo");
+    let lab = Lab::up("undo", &["--sessions", "3", "--tcp-timeout", "9s"]);
+    let all = || [settings(&lab.client), settings(&lab.director)].concat();
+    let sockets = || in_netns(&lab.client, "ss -Htno state established | sort");
+    let (before, sockets_before) = (all(), sockets());
+    run.done(&["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"]);
+    run.done(&["apply", "timeout", "--tcp", "3h", "--netns", &lab.director, "--yes"]);
+    sleep(Duration::from_secs(10));
+    assert_eq!(summary(&lab.client)["orphaned"], 0, "idle entries got the new time at once");
+    run.done(&["apply", "keepalive", "--netns", &lab.director, "--idle", "2s", "--yes"]);
+    assert_ne!(all(), before);
+    let status = run.done(&["status"]);
+    assert!(status.contains("timeout: since") && status.contains("in-force"), "{status}");
+    let (code, text) = run.keepline(&["timeouts", "set", "--tcp", "3h", "--netns", &lab.director]);
+    assert_eq!(code, 0, "nothing to do is done: {text}");
+    run.done(&["undo", "--yes"]);
+    assert_eq!(all(), before);
+    assert_eq!(sockets(), sockets_before);
+    assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
+    assert!(run.done(&["undo", "--yes"]).contains("nothing to change"));
+}
+
+#[test]
+fn what_somebody_else_has_changed_since_is_left_alone() {
+    needs_root_and_nft!();
+    let run = Run::new("drift");
+    let lab = Lab::up("drift", &["--sessions", "1", "--tcp-timeout", "30s"]);
+    run.done(&["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"]);
+    in_netns(&lab.director, "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_established=777");
+    assert!(run.done(&["status"]).contains("drifted: it is 777 by now"));
+    let (status, text) = run.keepline(&["undo", "--yes"]);
+    assert_eq!(status, 1, "{text}");
+    assert!(text.contains("is 777 by now") && text.contains("left as it is"), "{text}");
+    assert!(settings(&lab.director).contains("777"));
+}
+
+#[test]
+fn a_namespace_that_was_rebuilt_is_not_touched() {
+    needs_root_and_nft!();
+    let run = Run::new("rebuilt");
+    let name = format!("again{}", std::process::id());
+    let up = || {
+        let lab = ["lab", "up", "nat", "--name", &name, "--sessions", "1", "--tcp-timeout", "30s"];
+        output(keepline().args(lab))
+    };
+    let down = || output(keepline().args(["lab", "down", "--name", &name]));
+    assert_eq!(up().0, 0);
+    let director = format!("kl-{name}-lb");
+    run.done(&["apply", "timeout", "--tcp", "2h", "--netns", &director, "--yes"]);
+    down();
+    assert_eq!(up().0, 0);
+    let fresh = settings(&director);
+    let text = run.done(&["undo", "--yes"]);
+    let after = settings(&director);
+    down();
+    assert!(text.contains("the network namespace is gone"), "{text}");
+    assert_eq!(after, fresh);
+    assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
+}
+
+#[test]
+fn killed_in_the_midst_the_way_back_is_known() {
+    needs_root_and_nft!();
+    let run = Run::new("kill");
+    let labs: Vec<Lab> = (0..3)
+        .map(|number| {
+            Lab::up(&format!("kill{number}"), &["--sessions", "2", "--tcp-timeout", "60s"])
+        })
+        .collect();
+    let all = || -> String { labs.iter().map(|lab| settings(&lab.director)).collect() };
+    let before = all();
+    let mut arguments = vec!["apply", "timeout", "--tcp", "2h", "--yes"];
+    for lab in &labs {
+        arguments.extend(["--netns", lab.director.as_str()]);
+    }
+    let (mut untouched, mut whole) = (0, 0);
+    for round in 0..24 {
+        let mut apply =
+            run.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        sleep(Duration::from_millis(10 * round));
+        apply.kill().unwrap();
+        apply.wait().unwrap();
+        let now = all();
+        untouched += usize::from(now == before);
+        whole += usize::from(now.matches("7200\n").count() > 3);
+        run.done(&["undo", "--yes"]);
+        assert_eq!(all(), before, "round {round}");
+    }
+    println!("{untouched} killed before the first change, {whole} after some, of 24");
+}
+
+#[test]
+fn two_at_once_do_not_clash() {
+    needs_root_and_nft!();
+    let run = Run::new("lock");
+    let lab = Lab::up("lock", &["--sessions", "1", "--tcp-timeout", "60s"]);
+    run.done(&["undo", "--yes"]);
+    let lock = run.0.join("lock");
+    let mut other =
+        Command::new("flock").args([lock.to_str().unwrap(), "sleep", "20"]).spawn().unwrap();
+    sleep(Duration::from_millis(300));
+    let apply = ["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"];
+    let (status, text) = run.keepline(&apply);
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("another Keepline (process"), "{text}");
+    run.done(&["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--dry-run"]);
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+#[test]
+fn without_a_journal_nothing_is_changed() {
+    needs_root_and_nft!();
+    let run = Run::new("full");
+    let lab = Lab::up("full", &["--sessions", "1", "--tcp-timeout", "60s"]);
+    let before = settings(&lab.director);
+    let apply = ["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"];
+    std::fs::create_dir_all(&run.0).unwrap();
+    let mount = |arguments: &[&str]| {
+        let (status, text) = output(Command::new(arguments[0]).args(&arguments[1..]));
+        assert_eq!(status, 0, "{text}");
+    };
+    let folder = run.0.to_str().unwrap().to_owned();
+    mount(&["mount", "-t", "tmpfs", "-o", "size=16k", "none", &folder]);
+    let _ = std::fs::write(Path::new(&folder).join("fill"), vec![b'x'; 64 * 1024]);
+    let (status, text) = run.keepline(&apply);
+    mount(&["umount", &folder]);
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("No space left on device"), "{text}");
+    assert_eq!(settings(&lab.director), before);
+
+    let (status, text) = output(
+        Command::new("setpriv")
+            .args(["--reuid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_keepline")])
+            .args(apply)
+            .env("KEEPLINE_RUN", "/run/keepline-test-denied"),
+    );
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("Permission denied") && text.contains("root"), "{text}");
+    assert_eq!(settings(&lab.director), before);
+}

@@ -1,0 +1,73 @@
+//! Many clients whose silence is steered by the scenario (`crowd.py` runs them).
+
+use crate::ground::{Ground, PATIENCE};
+use crate::session::From;
+
+/// Connections from a container or from a node itself; they end when dropped.
+pub struct Crowd<'a> {
+    ground: &'a Ground,
+    node: u8,
+    name: String,
+    said: usize,
+    /// How many servers they reached.
+    pub backends: u32,
+}
+
+/// What became of a crowd's sessions at a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fate {
+    pub survived: u32,
+    pub lost: u32,
+    /// Answered by another server than their own.
+    pub strayed: u32,
+}
+
+impl<'a> Crowd<'a> {
+    /// Connects `count` times to `target` (host and port), and exchanges one line each.
+    pub fn open(ground: &'a Ground, node: u8, from: From<'_>, target: &str, count: u32) -> Self {
+        let program = match from {
+            From::Container(service) => format!(
+                r#"docker exec -i "$(containers {service})" python3 -c "$(cat /payload/crowd.py)""#
+            ),
+            From::Host => "python3 /payload/crowd.py".into(),
+        };
+        let said = ground.run(
+            node,
+            &format!(
+                r#"mkdir -p /run/sessions; cd "$(mktemp -d -p /run/sessions)"; mkfifo orders
+                   {{ {program} {target} {count} <>orders >said 2>&1; echo ended >>said; }} &
+                   wait_for grep -q . said; pwd; cat said"#
+            ),
+        );
+        let (name, said) = said.split_once('\n').expect("a directory and a line");
+        let words: Vec<_> = said.split_whitespace().collect();
+        let ["connected", connected, backends] = words[..] else { panic!("{said}") };
+        assert_eq!(connected, count.to_string());
+        let backends = backends.parse().expect("a number");
+        Self { ground, node, name: name.into(), said: 1, backends }
+    }
+
+    /// Writes on every connection and waits for the answers.
+    pub fn write(&mut self) -> Fate {
+        self.said += 1;
+        let script = format!(
+            "cd {} && echo write >orders; wait_for awk 'END {{ exit NR < {} }}' said; tail -n 1 said",
+            self.name, self.said
+        );
+        let said = self.ground.run(self.node, &script);
+        let words: Vec<_> = said.split_whitespace().collect();
+        let ["survived", survived, "lost", lost, "strayed", strayed] = words[..] else {
+            panic!("{said}")
+        };
+        let number = |word: &str| word.parse().expect("a number");
+        Fate { survived: number(survived), lost: number(lost), strayed: number(strayed) }
+    }
+}
+
+impl Drop for Crowd<'_> {
+    fn drop(&mut self) {
+        // A scenario that fails has more to say than that its clients could not be ended.
+        let script = format!("cd {} && ! grep -q ended said && echo close >orders", self.name);
+        let _ = self.ground.node(self.node).sh_within(&script, PATIENCE);
+    }
+}

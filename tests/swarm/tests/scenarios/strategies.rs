@@ -1,0 +1,306 @@
+//! Issue 4: strategies and remedies on the real Swarm. Twenty sessions to a VIP and twenty to a
+//! published port, over three backends on two nodes.
+
+use std::time::Duration;
+
+use crate::crowd::{Crowd, Fate};
+use crate::ground::Ground;
+use crate::scenario;
+use crate::session::{
+    From::{Container, Host},
+    Session,
+};
+
+const INGRESS: &str = "ingress_sbox";
+/// Seconds after which directors forget.
+const TIMEOUT: u32 = 15;
+/// Of silence: four timeouts.
+const SILENCE: Duration = Duration::from_secs(4 * TIMEOUT as u64);
+const COUNT: u32 = 20;
+
+/// All survived, all at their own backend.
+const ALL: Fate = Fate { survived: COUNT, lost: 0, strayed: 0 };
+
+/// The two directors of node1, and the service that both lead to.
+struct Scene<'a> {
+    ground: &'a Ground,
+    directors: [String; 2],
+}
+
+impl<'a> Scene<'a> {
+    fn new(ground: &'a Ground) -> Self {
+        ground.run(1, "keepline undo --yes");
+        ground.service("trio", "--replicas 3 --network net1 --publish 8080:7000");
+        Self { ground, directors: [ground.director(), INGRESS.to_owned()] }
+    }
+
+    /// Directors forget soon from each entry's next packet on.
+    fn forget_soon(&self) {
+        for director in &self.directors {
+            self.ground.in_director(1, director, &format!("ipvsadm --set {TIMEOUT} 5 0"));
+        }
+    }
+
+    fn crowds(&self) -> [Crowd<'a>; 2] {
+        let vip = Crowd::open(self.ground, 1, Container("app"), "trio 7000", COUNT);
+        let published = Crowd::open(self.ground, 1, Host, "192.168.77.1 8080", COUNT);
+        assert_eq!((vip.backends, published.backends), (3, 3));
+        [vip, published]
+    }
+
+    fn silence(&self) {
+        println!("silent for {} s", SILENCE.as_secs());
+        std::thread::sleep(SILENCE);
+    }
+
+    /// Scales the service up while sessions are silent.
+    fn silence_with_a_fourth_backend(&self) {
+        let started = std::time::Instant::now();
+        self.ground.run(1, "docker service scale --detach trio=4 >/dev/null");
+        self.ground.wait_running(&["trio"]);
+        std::thread::sleep(SILENCE.saturating_sub(started.elapsed()));
+    }
+
+    /// Everything that a strategy may change in the directors, byte for byte.
+    fn settings(&self) -> String {
+        let look = "sh -c 'ipvsadm -Sn | sort; ipvsadm -Ln --timeout; ipvsadm -Ln --daemon; \
+                    sysctl -a 2>/dev/null | grep -E \"net.ipv4.vs|nf_conntrack_tcp_timeout|tcp_keepalive\"'";
+        self.directors.iter().map(|it| self.ground.in_director(1, it, look)).collect()
+    }
+
+    fn wait_all_forgotten(&self) {
+        for director in &self.directors {
+            self.ground.run(
+                1,
+                &format!(
+                    "while nsenter --net=/var/run/docker/netns/{director} ipvsadm -Lnc | \
+                       grep -q ESTABLISHED; do sleep 0.5; done"
+                ),
+            );
+        }
+    }
+}
+
+scenario! {
+    /// What the other scenarios are measured by.
+    fn without_a_strategy_no_idle_session_survives(ground) {
+        let scene = Scene::new(ground);
+        let mut crowds = scene.crowds();
+        scene.forget_soon();
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), ALL);
+        }
+        scene.silence();
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), Fate { survived: 0, lost: COUNT, strayed: 0 });
+        }
+    }
+}
+
+scenario! {
+    fn timeout_reaches_idle_sessions_and_they_survive(ground) {
+        let scene = Scene::new(ground);
+        let mut crowds = scene.crowds();
+        scene.forget_soon();
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), ALL);
+        }
+        let said = ground.run(1, "keepline apply timeout --tcp 2h --yes");
+        assert!(said.contains("tcp 15 s → 7200 s"), "{said}");
+        scene.silence_with_a_fourth_backend();
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), ALL);
+        }
+    }
+}
+
+scenario! {
+    fn hold_keeps_sessions_for_as_long_as_their_sockets(ground) {
+        let scene = Scene::new(ground);
+        let mut crowds = scene.crowds();
+        scene.forget_soon();
+        ground.run(
+            1,
+            "(setsid keepline apply hold --yes >/run/hold.log 2>&1 </dev/null & echo $! >/run/hold.pid)
+             wait_for grep -q 'holding, Ctrl-C' /run/hold.log",
+        );
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), ALL);
+        }
+        scene.silence_with_a_fourth_backend();
+        let check = ground.check(1, "--service trio");
+        assert_eq!(check.json["summary"]["orphaned"], 0, "{:#}", check.json["summary"]);
+        assert_eq!(check.sessions()[0]["held"], true, "{:#}", check.sessions()[0]);
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), ALL, "{}", ground.run(1, "cat /run/hold.log"));
+        }
+        // Nothing is left of those that close, nor of one that dies without a word.
+        let [vip, published] = crowds;
+        drop(published);
+        let client = ground.container(1, "app");
+        ground.run(
+            1,
+            &format!(
+                "nsenter --net --target {pid} iptables -I OUTPUT -p tcp --dport 7000 -j DROP
+                 pkill -9 -f crowd[.]py; true",
+                pid = client.pid
+            ),
+        );
+        drop(vip);
+        for director in &scene.directors {
+            ground.run(
+                1,
+                &format!(
+                    "wait_for sh -c '! nsenter --net=/var/run/docker/netns/{director} ipvsadm -Lnc |
+                       grep -qE \"ESTABLISHED|FIN_WAIT\"'"
+                ),
+            );
+        }
+        ground.run(
+            1,
+            &format!(
+                "nsenter --net --target {pid} iptables -D OUTPUT -p tcp --dport 7000 -j DROP
+                 kill -INT $(pgrep -xf 'keepline apply hold --yes'); wait_for grep -q 'no longer holding' /run/hold.log",
+                pid = client.pid
+            ),
+        );
+        let daemons = ground.in_director(1, &scene.directors[0], "ipvsadm -Ln --daemon");
+        assert_eq!(daemons.trim(), "", "the receiver runs only when it is needed");
+    }
+}
+
+scenario! {
+    fn rehash_finds_the_backends_again(ground) {
+        let scene = Scene::new(ground);
+        let mut older = scene.crowds();
+        let said = ground.run(1, "keepline apply rehash --yes");
+        assert!(said.contains("rr → mh (mh-fallback, mh-port)"), "{said}");
+        scene.forget_soon();
+        let mut crowds = scene.crowds();
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), ALL);
+        }
+        scene.silence();
+        scene.ground.run(1, "keepline check | head -n 3");
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), ALL);
+        }
+        for crowd in &mut older {
+            assert_eq!(crowd.write(), ALL, "placed by rr, carried over");
+        }
+        // What scaling costs: a fourth of the choices change.
+        scene.silence_with_a_fourth_backend();
+        for (crowd, way) in crowds.iter_mut().zip(["VIP", "published port"]) {
+            let fate = crowd.write();
+            println!("rehash, {way}: 3 → 4 backends while silent: {fate:?}");
+            assert!(fate.survived >= COUNT / 2 && fate.strayed == 0, "{fate:?}");
+        }
+    }
+}
+
+scenario! {
+    fn keepalive_on_open_sockets_keeps_sessions(ground) {
+        let scene = Scene::new(ground);
+        let mut crowds = scene.crowds();
+        let said = ground.run(1, "keepline apply keepalive --idle 4s --interval 2s --service trio --yes");
+        assert!(said.contains("20 set"), "{said}");
+        scene.forget_soon();
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), ALL);
+        }
+        scene.silence_with_a_fourth_backend();
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), ALL);
+        }
+    }
+}
+
+scenario! {
+    fn healed_sessions_write_again_at_their_own_backends(ground) {
+        let scene = Scene::new(ground);
+        let mut crowds = scene.crowds();
+        let mut replaced = Session::open(ground, 1, Container("app"), "db 7000");
+        let mut far = Session::open(ground, 1, Container("app"), "far 7000");
+        scene.forget_soon();
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), ALL);
+        }
+        assert_eq!((replaced.write(), far.write()), ("survived".into(), "survived".into()));
+        // Two of three backends are on one node or the other: an earlier look knows them.
+        ground.run(1, "rm -rf /run/keepline; keepline capture /run/before.json");
+        scene.wait_all_forgotten();
+        ground.run(1, "docker service update -q --detach --force db >/dev/null; sleep 2");
+        ground.wait_running(&["db"]);
+        let old = replaced.backend.clone();
+        ground.run(1, &format!("while docker ps -q --no-trunc | grep -q ^{old}; do sleep 0.5; done"));
+        let dry = ground.run(1, "keepline heal --from /run/before.json --dry-run || true");
+        println!("{dry}");
+        let output = ground
+            .node(1)
+            .sh("PATH=/payload:$PATH KEEPLINE_DOCKER_TIMEOUT=30s keepline heal --from /run/before.json --yes")
+            .expect("an answer");
+        assert_eq!(output.status, 1, "one is refused: {}{}", output.stdout, output.stderr);
+        assert!(output.stdout.contains(&format!("refused: not {} → ", replaced.client)), "{}", output.stdout);
+        for crowd in &mut crowds {
+            assert_eq!(crowd.write(), ALL);
+        }
+        assert_eq!(far.write(), "survived");
+        assert!(replaced.write().starts_with("lost"));
+    }
+}
+
+scenario! {
+    /// Also when Keepline is killed in the midst.
+    fn undo_leaves_directors_byte_for_byte_as_before(ground) {
+        let scene = Scene::new(ground);
+        let _crowds = scene.crowds();
+        let before = scene.settings();
+        assert!(before.contains("-s rr"), "{before}");
+        ground.run(
+            1,
+            "keepline apply timeout --tcp 2h --tcpfin 3m --udp 4m --yes
+             keepline apply rehash --yes
+             keepline apply keepalive --yes
+             keepline apply hold --once --for 1h --yes
+             keepline status",
+        );
+        assert_ne!(scene.settings(), before);
+        ground.run(1, "keepline undo --yes");
+        assert_eq!(scene.settings(), before);
+        for tenths in [1, 2, 3, 4, 6, 8, 10, 12] {
+            ground.run(
+                1,
+                &format!(
+                    "keepline apply rehash --yes >/dev/null 2>&1 & sleep {}.{}; kill -9 $!; wait
+                     keepline undo --yes",
+                    tenths / 10,
+                    tenths % 10
+                ),
+            );
+            assert_eq!(scene.settings(), before, "killed after {tenths} tenths of a second");
+        }
+    }
+}
+
+scenario! {
+    fn touch_and_abort_on_the_swarm(ground) {
+        let director = ground.director();
+        let mut session = Session::open(ground, 1, Container("app"), "db 7000");
+        ground.set_timeout(1, &director, 60);
+        assert_eq!(session.write(), "survived");
+        std::thread::sleep(Duration::from_secs(5));
+        let before = ground.left(1, &director, &session.client).expect("an entry");
+        let said = ground.run(1, "keepline touch --container app --yes");
+        assert!(said.contains("1 socket: 1 answered"), "{said}");
+        let after = ground.left(1, &director, &session.client).expect("an entry");
+        assert!(after > before, "{before} s left before the probe, {after} after it");
+        ground.set_timeout(1, &director, 5);
+        assert_eq!(session.write(), "survived");
+        ground.wait_forgotten(1, &director, &session.client);
+        let said = ground.run(1, "keepline abort --container app --yes");
+        assert!(said.contains("1 closed"), "{said}");
+        let check = ground.check(1, "--service db");
+        assert_eq!(check.json["summary"]["orphaned"], 0, "{:#}", check.json);
+        assert!(session.write().starts_with("lost"));
+    }
+}

@@ -171,6 +171,12 @@ impl Ground {
             .collect()
     }
 
+    /// The process that a container began with, in the node.
+    pub fn pid(&self, node: u8, container: &Container) -> u32 {
+        let script = format!("docker inspect --format '{{{{.State.Pid}}}}' {}", container.id);
+        self.run(node, &script).trim().parse().expect("a process id")
+    }
+
     /// The one container of a service on a node.
     pub fn container(&self, node: u8, service: &str) -> Container {
         let mut all = self.containers(node, service);

@@ -143,7 +143,7 @@ scenario! {
             &format!(
                 "nsenter --net --target {pid} iptables -I OUTPUT -p tcp --dport 7000 -j DROP
                  pkill -9 -f crowd[.]py; true",
-                pid = client.pid
+                pid = ground.pid(1, &client)
             ),
         );
         drop(vip);
@@ -161,7 +161,7 @@ scenario! {
             &format!(
                 "nsenter --net --target {pid} iptables -D OUTPUT -p tcp --dport 7000 -j DROP
                  kill -INT $(pgrep -xf 'keepline apply hold --yes'); wait_for grep -q 'no longer holding' /run/hold.log",
-                pid = client.pid
+                pid = ground.pid(1, &client)
             ),
         );
         let daemons = ground.in_director(1, &scene.directors[0], "ipvsadm -Ln --daemon");

@@ -207,8 +207,7 @@ scenario! {
         let mut session = Session::open(ground, 1, Container("app"), "db 7000");
         ground.wait_forgotten(1, &director, &session.client);
         let client = ground.container(1, "app");
-        let pid = ground.run(1, &format!("docker inspect --format '{{{{.State.Pid}}}}' {}", client.id));
-        let here = format!("nsenter --net --target {}", pid.trim());
+        let here = format!("nsenter --net --target {}", ground.pid(1, &client));
 
         let sockets = ground.run(1, &format!("{here} ss -Htn state established"));
         assert!(sockets.contains(&format!(" {} ", session.client)), "{sockets}");

@@ -29,7 +29,7 @@ wait_for() { until "$@"; do sleep 1; done; }
 const CLEAR: &str = r#"
 rm -f /run/look
 for namespace in /var/run/docker/netns/* /proc/1/ns/net; do
-  nsenter --net="$namespace" ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 )' >/dev/null
+  nsenter --net="$namespace" ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 or dport = :8081 )' >/dev/null
   case $namespace in */lb_* | */ingress_sbox) nsenter --net="$namespace" ipvsadm --set 900 120 300 ;; esac
 done
 pkill -f '(session|crowd|visits)[.]py'

@@ -29,7 +29,8 @@ struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     fn new(ground: &'a Ground) -> Self {
-        ground.run(1, "keepline undo --yes");
+        // A scenario before this one may have scaled it.
+        ground.run(1, "keepline undo --yes; docker service rm trio >/dev/null 2>&1; true");
         ground.service("trio", "--replicas 3 --network net1 --publish 8080:7000");
         Self { ground, directors: [ground.director(), INGRESS.to_owned()] }
     }

@@ -23,7 +23,12 @@ pub(crate) fn ask(host: &str) -> Answer {
                 _ => Ok(Some(topology)),
             }
         }
-        Err(DockerError::Absent { .. }) if options.host.is_none() => Ok(None),
+        // A socket that nobody answers at is what an Engine that died leaves behind.
+        Err(DockerError::Absent { source, .. })
+            if options.host.is_none() && source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error.to_string()),
     }
 }

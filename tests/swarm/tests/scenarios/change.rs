@@ -81,9 +81,9 @@ scenario! {
     /// knows no live-restore) and its directors are made anew: a session that has neither end in
     /// one of them, from the host through `ingress_sbox` to the other node, is open and forgotten.
     fn dockerd_restarted(ground) {
-        ground.service("web", "--constraint node.hostname==node1 --publish 8080:7000");
+        ground.service("web", "--constraint node.hostname==node1 --publish 8081:7000");
         let web = ground.container(1, "web");
-        let mut open = Session::open(ground, 2, Host, "192.168.77.2 8080");
+        let mut open = Session::open(ground, 2, Host, "192.168.77.2 8081");
         assert_eq!(open.backend, web.id[..12]);
         let inside = Session::open(ground, 2, Container("far"), "db 7000");
         let far = ground.container(2, "far");

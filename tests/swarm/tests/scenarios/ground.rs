@@ -29,7 +29,7 @@ wait_for() { until "$@"; do sleep 1; done; }
 const CLEAR: &str = r#"
 rm -f /run/look
 for namespace in /var/run/docker/netns/* /proc/1/ns/net; do
-  nsenter --net="$namespace" ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 )' >/dev/null
+  nsenter --net="$namespace" ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 or dport = :8081 )' >/dev/null
   case $namespace in */lb_* | */ingress_sbox) nsenter --net="$namespace" ipvsadm --set 900 120 300 ;; esac
 done
 pkill -f '(session|crowd|visits)[.]py'
@@ -49,7 +49,6 @@ pub struct Container {
     pub id: String,
     /// `db.1.<id of the task>`: also the name of the task.
     pub name: String,
-    pub pid: u32,
 }
 
 /// The Swarm, made by the first who asks.
@@ -109,14 +108,18 @@ fn create(name: &str, options: &str) -> String {
     )
 }
 
-/// Waits until every task that these services should have is running.
+/// Waits until every task that these services should have is running. Asked without the docker
+/// command, which takes a second of an emulated processor.
 fn running(services: &[&str]) -> String {
-    let wanted: Vec<_> = services.iter().map(|name| format!("--filter name={name}")).collect();
     format!(
-        "all_run() {{ docker service ls {} --format '{{{{.Replicas}}}}' |
-           awk -F/ '$1 != $2 {{ bad = 1 }} END {{ exit bad || NR < {} }}'; }}
-         wait_for all_run\n",
-        wanted.join(" "),
+        r#"all_run() {{
+             curl -sG --unix-socket /var/run/docker.sock http://docker/v1.41/services -d status=true \
+               --data-urlencode 'filters={{"name":{services:?}}}' |
+             grep -o '"RunningTasks":[0-9]*,"DesiredTasks":[0-9]*' |
+             awk -F '[:,]' '$2 != $4 {{ bad = 1 }} END {{ exit bad || NR < {} }}'
+           }}
+           wait_for all_run
+"#,
         services.len(),
     )
 }
@@ -140,10 +143,10 @@ impl Ground {
         output.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Creates a service and waits for its tasks; one that an earlier scenario left goes first.
+    /// Creates a service, unless an earlier scenario did, and waits for its tasks.
     pub fn service(&self, name: &str, options: &str) {
-        let remove = format!("docker service rm {name} >/dev/null 2>&1\n");
-        self.run(1, &format!("{remove}{}{}", create(name, options), running(&[name])));
+        let there = format!("docker service inspect {name} >/dev/null 2>&1 ||");
+        self.run(1, &format!("{there} {}{}", create(name, options), running(&[name])));
     }
 
     /// Waits until every task that a service should have is running.
@@ -156,21 +159,22 @@ impl Ground {
         let list = self.run(
             node,
             &format!(
-                "containers {service} | xargs -r docker inspect \
-                 --format '{{{{.Id}}}} {{{{.Name}}}} {{{{.State.Pid}}}}'"
+                "docker ps --no-trunc --format '{{{{.ID}}}} {{{{.Names}}}}' \
+                   --filter label=com.docker.swarm.service.name={service}"
             ),
         );
         list.lines()
             .map(|line| {
-                let words: Vec<_> = line.split_whitespace().collect();
-                let [id, name, pid] = words[..] else { panic!("{line}") };
-                Container {
-                    id: id.into(),
-                    name: name.trim_start_matches('/').into(),
-                    pid: pid.parse().expect("a process id"),
-                }
+                let (id, name) = line.split_once(' ').expect("an id and a name");
+                Container { id: id.into(), name: name.into() }
             })
             .collect()
+    }
+
+    /// The process that a container began with, in the node.
+    pub fn pid(&self, node: u8, container: &Container) -> u32 {
+        let script = format!("docker inspect --format '{{{{.State.Pid}}}}' {}", container.id);
+        self.run(node, &script).trim().parse().expect("a process id")
     }
 
     /// The one container of a service on a node.
@@ -182,8 +186,12 @@ impl Ground {
 
     /// File name of the director of net1.
     pub fn director(&self) -> String {
-        let id = self.run(1, "docker network inspect --format '{{.Id}}' net1");
-        format!("lb_{}", &id[..9])
+        static NAME: OnceLock<String> = OnceLock::new();
+        let name = || {
+            let id = self.run(1, "docker network inspect --format '{{.Id}}' net1");
+            format!("lb_{}", &id[..9])
+        };
+        NAME.get_or_init(name).clone()
     }
 
     /// Sets the lifetime of established entries in a director. It holds for an entry from its

@@ -13,7 +13,7 @@ const TOLERANCE: f64 = 2.0;
 
 /// A service on node1 with a port that every node takes.
 fn publish(ground: &Ground) {
-    ground.service("web", "--constraint node.hostname==node1 --publish 8080:7000");
+    ground.service("web", "--constraint node.hostname==node1 --publish 8081:7000");
 }
 
 fn countdown_is_right(ground: &Ground, expected: &Expected<'_>) {
@@ -34,7 +34,7 @@ scenario! {
         publish(ground);
         let server = ground.container(1, "web");
         ground.set_timeout(1, DIRECTOR, TIMEOUT);
-        let mut session = Session::open(ground, 1, Host, "192.168.77.1 8080");
+        let mut session = Session::open(ground, 1, Host, "192.168.77.1 8081");
         assert_eq!(session.backend, server.id[..12]);
         let (client, address) = (session.client.clone(), session.server.clone());
         let backend = backend(ground, &client);
@@ -67,7 +67,7 @@ scenario! {
         publish(ground);
         let server = ground.container(1, "web");
         ground.set_timeout(1, DIRECTOR, TIMEOUT);
-        let mut session = Session::open(ground, 2, Host, "192.168.77.1 8080");
+        let mut session = Session::open(ground, 2, Host, "192.168.77.1 8081");
         assert_eq!(session.backend, server.id[..12]);
         let (client, address) = (session.client.clone(), session.server.clone());
         let backend = backend(ground, &client);
@@ -110,7 +110,7 @@ scenario! {
     /// (a socket, and the task's own redirection of the port) does not tell how long that lasts.
     fn a_published_port_entered_by_another_node_is_not_called_safe(ground) {
         publish(ground);
-        let session = Session::open(ground, 1, Host, "192.168.77.2 8080");
+        let session = Session::open(ground, 1, Host, "192.168.77.2 8081");
         let there = ground.entries(2, DIRECTOR);
         assert!(there.iter().any(|(entry, _)| entry.client == session.client), "{there:?}");
         assert_eq!(ground.left(1, DIRECTOR, &session.client), None);
@@ -132,6 +132,6 @@ fn backend(ground: &Ground, client: &str) -> String {
     let (entry, _) = entries.iter().find(|(it, _)| of_client(&it.client)).expect("an entry");
     // IPVS sends to the published port; the task's namespace turns that into its own.
     let (address, published) = entry.backend.rsplit_once(':').expect("a port");
-    assert_eq!(published, "8080");
+    assert_eq!(published, "8081");
     format!("{address}:7000")
 }

@@ -7,6 +7,7 @@ Prints 'connected CLIENT SERVER CONTAINER', then for each "write" 'survived' or 
 """
 import socket
 import sys
+import time
 
 
 def exchange(sock, answers):
@@ -17,8 +18,20 @@ def exchange(sock, answers):
     return words[1].decode()
 
 
+def connect(host, port):
+    """Name and port work only a while after the Engine has said that the task runs."""
+    end = time.monotonic() + 120
+    while True:
+        try:
+            return socket.create_connection((host, port), timeout=60)
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
 host, port, *keepalive = sys.argv[1:]
-sock = socket.create_connection((host, int(port)), timeout=60)
+sock = connect(host, int(port))
 for seconds in keepalive:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(seconds))

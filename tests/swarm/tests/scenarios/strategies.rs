@@ -29,7 +29,8 @@ struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     fn new(ground: &'a Ground) -> Self {
-        ground.run(1, "keepline undo --yes");
+        // A scenario before this one may have scaled it.
+        ground.run(1, "keepline undo --yes; docker service rm trio >/dev/null 2>&1; true");
         ground.service("trio", "--replicas 3 --network net1 --publish 8080:7000");
         Self { ground, directors: [ground.director(), INGRESS.to_owned()] }
     }
@@ -143,7 +144,7 @@ scenario! {
             &format!(
                 "nsenter --net --target {pid} iptables -I OUTPUT -p tcp --dport 7000 -j DROP
                  pkill -9 -f crowd[.]py; true",
-                pid = client.pid
+                pid = ground.pid(1, &client)
             ),
         );
         drop(vip);
@@ -161,7 +162,7 @@ scenario! {
             &format!(
                 "nsenter --net --target {pid} iptables -D OUTPUT -p tcp --dport 7000 -j DROP
                  kill -INT $(pgrep -xf 'keepline apply hold --yes'); wait_for grep -q 'no longer holding' /run/hold.log",
-                pid = client.pid
+                pid = ground.pid(1, &client)
             ),
         );
         let daemons = ground.in_director(1, &scene.directors[0], "ipvsadm -Ln --daemon");

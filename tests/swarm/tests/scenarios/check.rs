@@ -71,14 +71,6 @@ impl Expected<'_> {
         session
     }
 
-    /// Where the backend was only the entry could tell, and that is gone: it is not guessed.
-    pub fn seen_without_backend<'c>(&self, check: &'c Check, verdict: &str) -> &'c Value {
-        let session = check.session(self.client);
-        self.way_is_right(session, verdict);
-        assert!(session["backend"].is_null() && session["task"].is_null(), "{session:#}");
-        session
-    }
-
     fn way_is_right(&self, session: &Value, verdict: &str) {
         for (key, expected) in [
             ("verdict", verdict),

@@ -33,7 +33,7 @@ for namespace in /var/run/docker/netns/* /proc/1/ns/net; do
   case $namespace in */lb_* | */ingress_sbox) nsenter --net="$namespace" ipvsadm --set 900 120 300 ;; esac
 done
 pkill -f '(session|crowd|visits)[.]py'
-pkill -f '^keepline apply hold'
+pkill -f '^keepline apply'
 true
 "#;
 

@@ -30,7 +30,7 @@ struct Scene<'a> {
 impl<'a> Scene<'a> {
     fn new(ground: &'a Ground) -> Self {
         // A scenario before this one may have scaled it.
-        ground.run(1, "keepline undo --yes; docker service rm trio >/dev/null 2>&1; true");
+        ground.run(1, "keepline undo --yes; rm -rf /run/keepline; docker service rm trio >/dev/null 2>&1; true");
         ground.service("trio", "--replicas 3 --network net1 --publish 8080:7000");
         Self { ground, directors: [ground.director(), INGRESS.to_owned()] }
     }
@@ -280,6 +280,42 @@ scenario! {
             );
             assert_eq!(scene.settings(), before, "killed after {tenths} tenths of a second");
         }
+    }
+}
+
+scenario! {
+    /// Issue 5: no entry, no loss; the address that clients see stays the virtual one.
+    fn direct_goes_past_the_load_balancer_and_follows_the_tasks(ground) {
+        let scene = Scene::new(ground);
+        let director = &scene.directors[0];
+        let through = Session::open(ground, 1, Container("app"), "trio 7000");
+        ground.run(
+            1,
+            "(setsid keepline apply direct --service trio --yes >/run/direct.log 2>&1 </dev/null &)
+             wait_for grep -q 'following the backends' /run/direct.log; cat /run/direct.log",
+        );
+        let mut crowd = Crowd::open(ground, 1, Container("app"), "trio 7000", COUNT);
+        assert_eq!(crowd.backends, 3, "spread over all tasks");
+        let seen = Session::open(ground, 1, Container("app"), "trio 7000");
+        assert_eq!(seen.server, through.server, "getpeername() shows the virtual address");
+        let entries = ground.entries(1, director);
+        assert!(entries.iter().all(|(entry, _)| entry.client == through.client), "{entries:?}");
+        scene.forget_soon();
+        scene.silence_with_a_fourth_backend();
+        assert_eq!(crowd.write(), ALL);
+        // Tasks that go: whoever is connected to them learns, new ones reach the one that is left.
+        ground.run(1, "docker service scale --detach trio=1 >/dev/null");
+        ground.wait_running(&["trio"]);
+        ground.run(1, "wait_for sh -c 'grep -c \"backends have changed\" /run/direct.log | grep -qv ^[01]$'; sleep 2");
+        let fate = crowd.write();
+        assert!(fate.lost > 0 && fate.survived > 0 && fate.strayed == 0, "{fate:?}");
+        let fresh = Crowd::open(ground, 1, Container("app"), "trio 7000", 5);
+        assert_eq!(fresh.backends, 1);
+        drop(fresh);
+        ground.run(1, "pkill -INT -f '^keepline apply direct'; wait_for grep -q 'no longer' /run/direct.log
+                       keepline undo direct --yes; test ! -e /sys/fs/bpf/keepline");
+        let after = Session::open(ground, 1, Container("app"), "trio 7000");
+        assert!(ground.left(1, director, &after.client).is_some(), "through the director again");
     }
 }
 

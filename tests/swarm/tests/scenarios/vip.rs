@@ -115,11 +115,7 @@ fn from_safe_to_orphaned(ground: &Ground, way: &Way) {
     assert_eq!(session.write(), "survived");
     ground.wait_forgotten(way.node, &director, &address);
     let check = ground.check(way.node, "");
-    let seen = if way.on == way.node {
-        expected.seen_in(&check, "orphaned")
-    } else {
-        expected.seen_without_backend(&check, "orphaned")
-    };
+    let seen = expected.seen_in(&check, "orphaned");
     assert!(seen["entry"].is_null() && seen["orphaned_in_seconds"].is_null(), "{seen:#}");
     assert!(number(seen, "idle_seconds") >= f64::from(SHORT), "{seen:#}");
     assert_eq!(seen["findings"], serde_json::json!(["KL001"]), "{seen:#}");

@@ -242,3 +242,31 @@ fn removed_without_trace_beside_keepalive() {
     keepline_bpf::Keepalive::remove(&place.bpffs).unwrap();
     assert!(!is_mounted(&place.mount_point));
 }
+
+/// By the kernel's own count, without what that count itself costs: a program that does nothing
+/// tells.
+#[test]
+fn what_a_connect_costs() {
+    skip_if_impossible!();
+    let (place, net) = (Place::new(), Net::new(&HOSTS));
+    apply(&place, vec![service(&net.netns, &first(6))]);
+    let connect = BPF_CGROUP_INET4_CONNECT;
+    let nothing = Foreign::attach(&place.cgroup, BPF_PROG_TYPE_CGROUP_SOCK_ADDR, connect);
+    let _statistics = Statistics::on();
+    let mut client = net.client(Language::C, &place);
+    let costs = [VIP, HOSTS[0]].map(|host| {
+        let before = (cost(&place), nothing.cost());
+        let answer = client.ask(&format!("load {host} 7000 2"));
+        assert!(answer.starts_with("0 "), "{answer}");
+        let after = (cost(&place), nothing.cost());
+        let runs = u32::try_from(after.1.0 - before.1.0).unwrap();
+        ((after.0 - before.0).saturating_sub(after.1.1 - before.1.1) / runs, runs)
+    });
+    println!("to a VIP {:?} ({} times), to others {:?}", costs[0].0, costs[0].1, costs[1].0);
+}
+
+/// Time that connect4 has taken.
+fn cost(place: &Place) -> Duration {
+    let state = Direct::read(&place.bpffs).unwrap().unwrap();
+    state.hooks.iter().find(|hook| hook.name == "keepline_conn4").unwrap().cost.time
+}

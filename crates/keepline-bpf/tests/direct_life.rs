@@ -1,5 +1,7 @@
 //! How direct comes, is changed and replaced under load, survives and goes.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::{collections::BTreeSet, process::Child, time::Duration};

@@ -24,5 +24,5 @@ mod wait;
 pub use engine::{Engine, Names, Network, Node, Placed, Service, Surroundings, Task, TaskState};
 pub use error::{EngineError, Stop};
 pub use plan::Step;
-pub use run::{Clock, Interrupted, Migration, Outcome, Progress, Settings};
+pub use run::{Clock, Found, Interrupted, Migration, Outcome, Progress, Settings};
 pub use spec::Mode;

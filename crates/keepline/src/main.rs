@@ -40,6 +40,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Explain(args) => commands::explain::run(&args),
         Command::Timeouts(args) => commands::timeouts::run(&args),
         Command::Capture(args) => commands::capture::run(&args),
+        Command::Migrate(args) => commands::migrate::run(&args),
         Command::Lab(args) => commands::lab(args),
         Command::Gen(args) => commands::generate::run(&args),
     }

@@ -34,7 +34,7 @@ fn dead(from: Mode, to: Mode, at: usize, fault: Fault) -> Fake {
 /// Takes up what a run left, forward or back; gives the mode in which the service ends.
 fn take_up(fake: &Fake, from: Mode, to: Mode, back: bool) -> Mode {
     let begun = fake.0.borrow().service("db-keepline").is_some();
-    let (outcome, told) = fake.run(|run| if back { run.rollback() } else { run.resume() });
+    let (outcome, told) = fake.take_up(back);
     if begun {
         assert_eq!(outcome, done(), "{told:#?}");
         return if back { from } else { to };
@@ -75,16 +75,15 @@ fn a_rollback_that_dies_at_any_call_is_taken_up_too() {
     let before = dead(from, to, at, Fault::CrashAfter).0.borrow().calls;
     let all = {
         let fake = dead(from, to, at, Fault::CrashAfter);
-        assert_eq!(fake.run(|run| run.rollback()).0, done());
+        assert_eq!(fake.rollback().0, done());
         fake.assert_only(from);
-        let calls = fake.0.borrow().calls;
-        calls
+        fake.0.borrow().calls
     };
     for second in before + 1..=all {
         for back in [false, true] {
             let fake = dead(from, to, at, Fault::CrashAfter);
             fake.0.borrow_mut().fault = Some((second, Fault::CrashAfter));
-            let died = catch_unwind(AssertUnwindSafe(|| fake.run(|run| run.rollback())));
+            let died = catch_unwind(AssertUnwindSafe(|| fake.rollback()));
             assert!(died.is_err(), "call {second} came");
             fake.0.borrow_mut().fault = None;
             let mode = take_up(&fake, from, to, back);

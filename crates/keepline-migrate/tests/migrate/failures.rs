@@ -75,7 +75,7 @@ fn a_service_that_somebody_changes_meanwhile_keeps_the_change() {
     fake.0.borrow_mut().interrupt = Some(5);
     fake.run(|run| run.start(Mode::Dnsrr));
     fake.0.borrow_mut().change_spec("db", |spec| spec["Labels"]["team"] = json!("other"));
-    let (outcome, _) = fake.run(|run| run.resume());
+    let (outcome, _) = fake.resume();
     let why = Stop::Changed { service: "db".to_owned() };
     assert_eq!(outcome, Outcome::RolledBack { why });
     let swarm = fake.0.borrow();
@@ -98,7 +98,7 @@ fn when_the_copy_dies_too_the_service_comes_back_at_once() {
     // Nothing can hold the name now.
     fake.0.borrow_mut().guarded = None;
     fake.0.borrow_mut().kill_all_of("db-keepline");
-    let outcome = fake.run(|run| run.rollback()).0;
+    let outcome = fake.rollback().0;
     assert_eq!(outcome, Outcome::Done { warnings: Vec::new() });
     fake.assert_only(Mode::Vip);
 }

@@ -330,6 +330,21 @@ impl Fake {
         (outcome, told)
     }
 
+    /// A run that goes on where another ended.
+    pub fn resume(&self) -> (Outcome, Vec<Progress>) {
+        self.take_up(false)
+    }
+
+    /// A run that goes back from where another ended.
+    pub fn rollback(&self) -> (Outcome, Vec<Progress>) {
+        self.take_up(true)
+    }
+
+    /// One or the other.
+    pub fn take_up(&self, back: bool) -> (Outcome, Vec<Progress>) {
+        self.run(|run| if back { run.rollback() } else { run.resume() })
+    }
+
     fn call<T>(
         &self,
         work: impl FnOnce(&mut Swarm) -> Result<T, EngineError>,

@@ -68,7 +68,7 @@ fn tasks_on_a_node_that_is_down_are_not_waited_for() {
 fn with_nothing_begun_there_is_nothing_to_take_up() {
     let fake = Fake::with(Mode::Vip);
     for back in [false, true] {
-        let (outcome, _) = fake.run(|run| if back { run.rollback() } else { run.resume() });
+        let (outcome, _) = fake.take_up(back);
         assert_eq!(outcome, Outcome::NothingToDo);
     }
     assert_eq!(fake.0.borrow().changes, 0);

@@ -4,6 +4,7 @@ pub mod capture;
 pub mod check;
 pub mod explain;
 pub mod generate;
+pub mod migrate;
 pub mod timeouts;
 mod watch;
 

@@ -67,7 +67,7 @@ impl Step {
                     None => "all tasks".to_owned(),
                 };
                 let steady = duration::human(spec::monitor(service));
-                format!("wait until {tasks} of {} run, healthy, for {steady}", name(which))
+                format!("wait until {tasks} of {} run and are healthy for {steady}", name(which))
             }
             Self::Verify(which) => {
                 format!("look up {own} in each network: it must lead to {}", name(which))

@@ -36,7 +36,8 @@ impl Swarm {
 
     /// The specs, by name.
     pub fn specs(&self) -> BTreeMap<String, Value> {
-        let named = |spec: &Value| (spec["Name"].as_str().unwrap().to_owned(), spec.clone());
+        let named =
+            |spec: &Value| (spec["Name"].as_str().expect("a name").to_owned(), spec.clone());
         self.services.values().map(named).collect()
     }
 
@@ -50,7 +51,7 @@ impl Swarm {
         self.services
             .iter()
             .filter(|(id, spec)| {
-                let name = format!("{}.1.task-{id}", spec["Name"].as_str().unwrap());
+                let name = format!("{}.1.task-{id}", spec["Name"].as_str().expect("a name"));
                 wanted.is_none_or(|wanted| name.starts_with(wanted))
             })
             .map(|(id, _)| {
@@ -84,8 +85,8 @@ impl Swarm {
             ("GET", "/networks/net1") => (200, json!({"Id": "net1", "Containers": {}})),
             ("GET", "/secrets" | "/configs") => (200, json!([])),
             ("POST", "/services/create") => {
-                let spec: Value = serde_json::from_str(body).unwrap();
-                if self.specs().contains_key(spec["Name"].as_str().unwrap()) {
+                let spec: Value = serde_json::from_str(body).expect("a spec");
+                if self.specs().contains_key(spec["Name"].as_str().expect("a name")) {
                     return (409, json!({"message": "name conflicts with an existing object"}));
                 }
                 self.add(&spec);

@@ -48,11 +48,11 @@ impl Bench {
     }
 
     fn specs(&self) -> Vec<Value> {
-        self.swarm.lock().unwrap().specs().into_values().collect()
+        self.swarm.lock().expect("no test panics with it").specs().into_values().collect()
     }
 
     fn changes(&self) -> Vec<String> {
-        self.swarm.lock().unwrap().changes.clone()
+        self.swarm.lock().expect("no test panics with it").changes.clone()
     }
 }
 

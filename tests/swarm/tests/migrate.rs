@@ -3,6 +3,8 @@
 //!
 //! Keepline dies on the way, at a step that the test waits for in what it says.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

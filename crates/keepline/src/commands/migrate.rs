@@ -15,7 +15,7 @@ use keepline_docker::manager::{Manager, REQUEST_TIMEOUT};
 use keepline_migrate::docker::Docker;
 use keepline_migrate::preflight::{self, Allow};
 use keepline_migrate::{
-    Engine as _, EngineError, Found, Migration, Mode, Outcome, Service, Settings,
+    Engine as _, EngineError, Found, Migration, Mode, Outcome, Service, Settings, Stop, names,
 };
 
 use crate::fault::fault;
@@ -111,7 +111,13 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<u8> {
     let service = engine.find(&args.service).map_err(unable)?;
     let name = service.as_ref().map_or(args.service.as_str(), Service::name).to_owned();
     let mut job = Job { args, name, teller: Teller::default() };
-    let found = job.look(&mut engine)?;
+    let found = match job.look(&mut engine) {
+        Err(taken @ Stop::NameTaken(_)) => {
+            tell::stopped(&job.name, &taken, None);
+            return Ok(NOT_DONE);
+        }
+        found => found?,
+    };
     if service.is_none() && found.copy.is_none() {
         return Err(fault(
             format!("there is no service {}", args.service),
@@ -158,12 +164,10 @@ impl Job<'_> {
         Settings { timeout: self.args.timeout, ..Settings::default() }
     }
 
-    fn look(&mut self, engine: &mut Docker) -> anyhow::Result<Found> {
+    fn look(&self, engine: &mut Docker) -> Result<Found, Stop> {
         let mut clock = stop::Wall::default();
         let mut tell = |_| {};
-        Migration::new(engine, &mut clock, &mut tell, &self.name, self.settings())
-            .look()
-            .map_err(Into::into)
+        Migration::new(engine, &mut clock, &mut tell, &self.name, self.settings()).look()
     }
 
     fn begin(&mut self, engine: &mut Docker, found: &Found) -> anyhow::Result<u8> {
@@ -246,23 +250,27 @@ impl Job<'_> {
         let mut migration = Migration::new(engine, &mut clock, &mut tell, &self.name, settings);
         let outcome = work(&mut migration);
         self.teller.end();
-        self.conclude(&outcome, goal, bound)
+        self.conclude(engine, &outcome, goal, bound)
     }
 
     fn conclude(
         &self,
+        engine: &mut Docker,
         outcome: &Outcome,
         goal: Mode,
         bound: &BTreeSet<std::net::IpAddr>,
     ) -> anyhow::Result<u8> {
-        let name = &self.name;
+        let name = &text::escape(&self.name, text::NAME);
         match outcome {
             Outcome::Done { warnings } => {
                 for warning in warnings {
                     eprintln!("keepline: warning: {}", text::escape(warning, text::SENTENCE));
                 }
                 output::print(&format!("{name} is in mode {goal}.\n"))?;
-                tell::still_bound(&clients::of(bound));
+                // New tasks may have got the addresses of old ones.
+                let live = engine.surroundings().map(|around| names::live(&around));
+                let gone = bound.difference(&live.unwrap_or_default()).copied().collect();
+                tell::still_bound(&clients::of(&gone));
                 Ok(if warnings.is_empty() { DONE } else { NOT_DONE })
             }
             Outcome::RolledBack { why } => {
@@ -272,6 +280,14 @@ impl Job<'_> {
                     "help: {name} is in mode {} as before; nothing is left over",
                     goal.other()
                 );
+                Ok(NOT_DONE)
+            }
+            Outcome::Stopped { why, .. }
+                if self.look(engine).is_ok_and(|it| it.copy.is_none() && it.service.is_some()) =>
+            {
+                let why = text::escape(&why.to_string(), text::SENTENCE);
+                eprintln!("keepline: error: {why}");
+                eprintln!("help: nothing was changed");
                 Ok(NOT_DONE)
             }
             Outcome::Stopped { why, back } => {

@@ -83,6 +83,24 @@ fn a_service_that_somebody_changes_meanwhile_keeps_the_change() {
     assert_eq!(swarm.service("db").unwrap().spec["Labels"]["team"], "other");
 }
 
+/// Nothing is removed that the name depends on: the copy is looked at once more right before.
+#[test]
+fn when_the_copy_dies_before_the_removal_nothing_is_removed() {
+    let fake = Fake::with(Mode::Vip);
+    fake.run(|run| run.start(Mode::Dnsrr));
+    let removed = fake.0.borrow().removed_at.unwrap();
+    // Two calls before is the last look at its tasks.
+    for at in 6..=removed - 2 {
+        let fake = Fake::with(Mode::Vip);
+        fake.0.borrow_mut().kill = Some((at, "db-keepline"));
+        let (outcome, told) = fake.run(|run| run.start(Mode::Dnsrr));
+        let created = fake.0.borrow().changes > 0 && matches!(outcome, Outcome::RolledBack { .. });
+        assert!(created || at < 10, "call {at}: {outcome:?} {told:#?}");
+        let mode = fake.0.borrow().service("db").unwrap().mode();
+        fake.assert_only(mode);
+    }
+}
+
 #[test]
 fn when_the_copy_dies_too_the_service_comes_back_at_once() {
     // Interrupted when the original has just been removed.
@@ -100,5 +118,7 @@ fn when_the_copy_dies_too_the_service_comes_back_at_once() {
     fake.0.borrow_mut().kill_all_of("db-keepline");
     let outcome = fake.rollback().0;
     assert_eq!(outcome, Outcome::Done { warnings: Vec::new() });
+    // The tasks that were still stopping were not waited for.
+    assert!(std::mem::take(&mut fake.0.borrow_mut().overlaps) > 0);
     fake.assert_only(Mode::Vip);
 }

@@ -106,6 +106,12 @@ pub struct Swarm {
     pub calls: usize,
     pub changes: usize,
     pub fault: Option<(usize, Fault)>,
+    /// All tasks of this service fail just before this call.
+    pub kill: Option<(usize, &'static str)>,
+    /// The call that removed a service first.
+    pub removed_at: Option<usize>,
+    /// Services that were created while tasks of an older one of that name were stopping.
+    pub overlaps: usize,
     /// The user presses Ctrl-C at this sleep.
     pub interrupt: Option<usize>,
     pub sleeps: usize,
@@ -155,6 +161,8 @@ impl Swarm {
         if self.service(&name).is_some() {
             return Err(EngineError::Conflict(format!("name conflicts: {name}")));
         }
+        let older = self.tasks.iter().filter(|task| task.service_name == name);
+        self.overlaps += older.filter(|task| task.is_there(self.now)).count();
         self.next += 1;
         let id = format!("id{}", self.next);
         let networks = spec::networks(spec);
@@ -351,6 +359,11 @@ impl Fake {
     ) -> Result<T, EngineError> {
         let mut swarm = self.0.borrow_mut();
         swarm.calls += 1;
+        if let Some((at, name)) = swarm.kill
+            && at == swarm.calls
+        {
+            swarm.kill_all_of(name);
+        }
         let fault = swarm.fault.filter(|(at, _)| *at == swarm.calls).map(|(_, fault)| fault);
         let failed = || EngineError::Failing("rpc error: no leader".to_owned());
         match fault {
@@ -382,6 +395,7 @@ impl Fake {
         assert_eq!(service.spec, spec::with_mode(&db(mode), mode));
         assert_eq!(swarm.running("db"), 2);
         assert_eq!(swarm.leftovers(), 0);
+        assert_eq!(swarm.overlaps, 0, "the old tasks were not waited for");
     }
 }
 
@@ -416,6 +430,7 @@ impl Engine for Fake {
     fn remove(&mut self, id: &str) -> Result<(), EngineError> {
         self.call(|swarm| {
             swarm.changes += 1;
+            swarm.removed_at.get_or_insert(swarm.calls);
             swarm.remove(id);
             Ok(())
         })

@@ -25,7 +25,7 @@ impl Swarm {
             .expect("KEEPLINE_BIN names no release binary: `make test` builds one and sets it");
         let payload = tempfile::tempdir().unwrap();
         std::fs::copy(&binary, payload.path().join("keepline")).unwrap();
-        let load = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/load.py");
+        let load = Path::new(env!("CARGO_MANIFEST_DIR")).join("payload/load.py");
         std::fs::copy(load, payload.path().join("load.py")).unwrap();
         let guests = Guests::boot(2, Some(payload.path())).unwrap();
         guests.swarm().unwrap();

@@ -208,3 +208,44 @@ fn failed(error: CallError) -> EngineError {
         CallError::Status { .. } => EngineError::Refused(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{Mode, names};
+
+    /// What an Engine 20.10 answered, recorded on a manager.
+    fn recorded(name: &str) -> Value {
+        let folder = "../keepline-docker/tests/fixtures/engine-20.10/manager";
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(name);
+        serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+    }
+
+    fn all<T>(name: &str, reader: impl Fn(&Value) -> Option<T>) -> Vec<T> {
+        let values = recorded(name);
+        let values = values.as_array().unwrap();
+        let found = read(values, reader);
+        assert_eq!(found.len(), values.len(), "{name}");
+        found
+    }
+
+    #[test]
+    fn what_the_managers_lists_say_is_what_the_network_has() {
+        let services = all("services.json", Service::read);
+        let tasks = all("tasks.json", Task::read);
+        let networks = all("networks.json", network);
+        let inspected = recorded("network-net1.json");
+        let net1 = networks.iter().find(|network| network.name == "net1").unwrap();
+        assert!(net1.resolves);
+        assert!(networks.iter().all(|it| it.resolves == ["net1", "backend"].contains(&&*it.name)));
+        let mut compared = Vec::new();
+        for service in &services {
+            let expected = names::expected(service, &tasks).remove(&net1.id).unwrap_or_default();
+            assert_eq!(expected, listed(&inspected, &[service.name()]), "{}", service.name());
+            compared.push(service.mode());
+        }
+        assert!(compared.contains(&Mode::Vip) && compared.contains(&Mode::Dnsrr));
+    }
+}

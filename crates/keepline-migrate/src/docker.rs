@@ -57,7 +57,7 @@ impl Docker {
     }
 
     /// Asks the resolver in a container of this node that is in the network; nothing where there
-    /// is none, or it cannot be entered.
+    /// is none, it cannot be entered, or it answers from another network that it is in.
     fn ask_inside(
         &self,
         network: &Value,
@@ -82,7 +82,9 @@ impl Docker {
         for (_, sandbox) in inside {
             let path = Path::new(&sandbox);
             let Ok(inode) = namespaces::identify(path) else { continue };
-            if let Ok(Ok(addresses)) = namespaces::enter(path, inode, || dns::ask(name)) {
+            if let Ok(Ok(addresses)) = namespaces::enter(path, inode, || dns::ask(name))
+                && is_from(network, &addresses)
+            {
                 return Ok(Some(addresses));
             }
         }
@@ -147,6 +149,32 @@ impl Engine for Docker {
             return Ok(Names::Asked(addresses));
         }
         Ok(Names::Listed(listed(&inspected, carriers)))
+    }
+}
+
+/// Whether an answer may come from this network: the resolver of a container in several takes
+/// the first of them that knows the name, and says not which.
+fn is_from(network: &Value, answer: &BTreeSet<IpAddr>) -> bool {
+    let subnets = network["IPAM"]["Config"].as_array().into_iter().flatten();
+    let mut subnets = subnets.filter_map(|config| {
+        let (base, length) = config["Subnet"].as_str()?.split_once('/')?;
+        Some((base.parse::<IpAddr>().ok()?, length.parse::<u32>().ok()?))
+    });
+    answer.is_empty()
+        || subnets.any(|(base, length)| answer.iter().any(|it| within(*it, base, length)))
+}
+
+fn within(address: IpAddr, base: IpAddr, length: u32) -> bool {
+    match (address, base) {
+        (IpAddr::V4(address), IpAddr::V4(base)) => {
+            let differ = u32::from(address) ^ u32::from(base);
+            differ.leading_zeros() >= length.min(32)
+        }
+        (IpAddr::V6(address), IpAddr::V6(base)) => {
+            let differ = u128::from(address) ^ u128::from(base);
+            differ.leading_zeros() >= length.min(128)
+        }
+        _ => false,
     }
 }
 
@@ -229,6 +257,20 @@ mod tests {
         let found = read(values, reader);
         assert_eq!(found.len(), values.len(), "{name}");
         found
+    }
+
+    /// As on a real Swarm where all containers of one network were in another one too.
+    #[test]
+    fn an_answer_from_another_network_is_none() {
+        let net1 = recorded("network-net1.json");
+        let from = |addresses: &[&str]| {
+            is_from(&net1, &addresses.iter().map(|it| it.parse().unwrap()).collect())
+        };
+        assert!(from(&["10.0.1.2", "10.0.9.9"]) && from(&[]));
+        assert!(!from(&["10.0.2.2", "fd00::1"]));
+        assert!(within("10.0.1.255".parse().unwrap(), "10.0.1.0".parse().unwrap(), 24));
+        assert!(!within("10.0.2.0".parse().unwrap(), "10.0.1.0".parse().unwrap(), 24));
+        assert!(within("fd01::1".parse().unwrap(), "fd01::".parse().unwrap(), 64));
     }
 
     #[test]

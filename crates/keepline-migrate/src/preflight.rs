@@ -356,6 +356,14 @@ fn notes(service: &Service, to: Mode, around: &Surroundings, report: &mut Report
                 .to_owned(),
         );
     }
+    let check = &service.spec["TaskTemplate"]["ContainerSpec"]["Healthcheck"]["Test"];
+    if check.as_array().is_none_or(Vec::is_empty) {
+        report.notes.push(
+            "its spec has no health check: unless its image has one, the name leads to a new task \
+             as soon as its program starts, which may be before it listens"
+                .to_owned(),
+        );
+    }
     let networks = spec::networks(&service.spec);
     for other in around.services.iter().filter(|other| other.id != service.id) {
         let lists = [&other.spec["TaskTemplate"]["Networks"], &other.spec["Networks"]];

@@ -7,4 +7,5 @@ mod crash;
 mod failures;
 mod model;
 mod refusals;
+mod specs;
 mod ways;

@@ -165,7 +165,7 @@ fn a_migration_that_has_begun_is_not_begun_again() {
 #[test]
 fn placeholders_and_aliases_elsewhere_are_told() {
     let fake = with("/TaskTemplate/ContainerSpec/Hostname", json!("{{.Service.Name}}"));
-    let mut other = crate::model::db(Mode::Vip);
+    let mut other = crate::specs::db(Mode::Vip);
     other["Name"] = json!("replica");
     other["TaskTemplate"]["Networks"][0]["Aliases"] = json!(["db"]);
     fake.0.borrow_mut().add(&other).unwrap();

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use keepline_migrate::{Mode, Outcome, Progress, Stop, spec, state};
 
-use crate::model::{Fake, db};
+use crate::model::Fake;
+use crate::specs::db;
 
 fn done() -> Outcome {
     Outcome::Done { warnings: Vec::new() }

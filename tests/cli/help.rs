@@ -6,12 +6,13 @@ use serde_json::Value;
 
 use crate::run::{capture, folder, keepline};
 
-const COMMANDS: [&[&str]; 12] = [
+const COMMANDS: [&[&str]; 13] = [
     &[],
     &["check"],
     &["explain"],
     &["timeouts"],
     &["capture"],
+    &["migrate"],
     &["lab"],
     &["lab", "demo"],
     &["lab", "up"],
@@ -30,7 +31,10 @@ fn help_fits_eighty_columns_and_shows_examples_first() {
             for line in ran.out.lines() {
                 assert!(line.chars().count() <= 80, "{command:?} {flag}: {line}");
             }
-            if matches!(command, [] | ["check" | "explain" | "timeouts" | "capture" | "lab"]) {
+            if matches!(
+                command,
+                [] | ["check" | "explain" | "timeouts" | "capture" | "migrate" | "lab"]
+            ) {
                 let examples = ran.out.find("\nExamples:\n").expect("examples");
                 assert!(examples < ran.out.find("\nUsage: ").expect("usage"), "{}", ran.out);
             }

@@ -5,7 +5,9 @@
 
 mod bad_input;
 mod contract;
+mod engine;
 mod files;
 mod help;
 mod human;
+mod migrate;
 mod run;

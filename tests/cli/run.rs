@@ -39,7 +39,8 @@ pub fn with_input(arguments: &[&str], input: &[u8]) -> Ran {
     ran(child.wait_with_output().expect("the program ends"))
 }
 
-fn ran(output: std::process::Output) -> Ran {
+/// What came of a run that was started otherwise.
+pub fn ran(output: std::process::Output) -> Ran {
     let text = |bytes| String::from_utf8(bytes).expect("the program writes UTF-8");
     Ran { status: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }

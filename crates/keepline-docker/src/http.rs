@@ -1,9 +1,9 @@
-//! One GET at the Engine, within the time that is left.
+//! One request at the Engine, within the time that is left.
 
 use std::{io, sync::Arc, time::Duration};
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, body::Bytes, client::conn::http1, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use thiserror::Error;
@@ -88,10 +88,20 @@ impl Engine {
     /// moby's daemon/server), which every Engine allows, while any fixed version is too new for
     /// old ones (20.10 ends at 1.41) or too old for new ones (29 begins at 1.44).
     pub(crate) async fn get(&self, path: &str) -> Result<Value, RequestError> {
-        let body = timeout_at(self.deadline, self.exchange(path))
-            .await
-            .map_err(|_elapsed| RequestError::Slow)??;
+        let body = self.ask(Method::GET, path, None).await?;
         Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// Sends `path` a request, with `content` as JSON, and gives the answer as it came.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        content: Option<&Value>,
+    ) -> Result<Bytes, RequestError> {
+        timeout_at(self.deadline, self.exchange(method, path, content))
+            .await
+            .map_err(|_elapsed| RequestError::Slow)?
     }
 
     /// GETs all `paths`, a few at a time; answers in the order of the paths.
@@ -118,15 +128,33 @@ impl Engine {
         }
     }
 
-    async fn exchange(&self, path: &str) -> Result<Bytes, RequestError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        content: Option<&Value>,
+    ) -> Result<Bytes, RequestError> {
+        let builder = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::USER_AGENT, concat!("keepline/", env!("CARGO_PKG_VERSION")));
+        let (builder, body) = match content {
+            Some(content) => (
+                builder.header(header::CONTENT_TYPE, "application/json"),
+                Bytes::from(content.to_string()),
+            ),
+            None => (builder, Bytes::new()),
+        };
         match &self.host {
             Host::Unix(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(RequestError::Connect)?;
-                converse(stream, "docker", path).await
+                converse(stream, builder.header(header::HOST, "docker").body(Full::new(body))?)
+                    .await
             }
             Host::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(RequestError::Connect)?;
-                converse(stream, address, path).await
+                let request = builder.header(header::HOST, address).body(Full::new(body))?;
+                converse(stream, request).await
             }
         }
     }
@@ -134,17 +162,13 @@ impl Engine {
 
 /// One connection for one request: connecting to a local socket costs microseconds, and a
 /// connection that went wrong cannot spoil the next answer.
-async fn converse<S>(stream: S, host: &str, path: &str) -> Result<Bytes, RequestError>
+async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Bytes, RequestError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with `sender` and the answer, or with the runtime; its error is also theirs.
     tokio::spawn(connection);
-    let request = Request::get(path)
-        .header(header::HOST, host)
-        .header(header::USER_AGENT, concat!("keepline/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = Limited::new(response.into_body(), BODY_LIMIT)

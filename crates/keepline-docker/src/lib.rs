@@ -12,6 +12,7 @@
 mod gather;
 mod host;
 mod http;
+pub mod manager;
 mod read;
 
 use std::{io, time::Duration};

@@ -46,6 +46,7 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Touch(args) => commands::apply::touch(&args),
         Command::Abort(args) => commands::apply::abort(&args),
         Command::Capture(args) => commands::capture::run(&args),
+        Command::Migrate(args) => commands::migrate::run(&args),
         Command::Lab(args) => commands::lab(args),
         Command::Gen(args) => commands::generate::run(&args),
     }

@@ -40,6 +40,7 @@ pub fn not_found() -> Answer {
 struct Shared {
     answer: Box<dyn Fn(&str) -> Answer + Send + Sync>,
     asked: Mutex<Vec<String>>,
+    sent: Mutex<Vec<String>>,
     now: AtomicUsize,
     most: AtomicUsize,
 }
@@ -90,6 +91,11 @@ impl Fake {
         self.shared.asked.lock().unwrap().clone()
     }
 
+    /// Requests that are more than a GET: method, path and body.
+    pub fn sent(&self) -> Vec<String> {
+        self.shared.sent.lock().unwrap().clone()
+    }
+
     /// Most requests that were open at the same time.
     pub fn most_at_once(&self) -> usize {
         self.shared.most.load(Ordering::Relaxed)
@@ -124,6 +130,7 @@ fn shared(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Arc<Shared
     Arc::new(Shared {
         answer: Box::new(answer),
         asked: Mutex::new(Vec::new()),
+        sent: Mutex::new(Vec::new()),
         now: AtomicUsize::new(0),
         most: AtomicUsize::new(0),
     })
@@ -131,13 +138,24 @@ fn shared(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Arc<Shared
 
 impl Shared {
     fn serve(&self, input: impl Read, mut output: impl Write) {
-        let mut lines = BufReader::new(input).lines().map_while(Result::ok);
+        let mut input = BufReader::new(input);
+        let mut lines = input.by_ref().lines().map_while(Result::ok);
         let Some(request) = lines.next() else { return };
-        let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-        for line in lines {
-            if line.is_empty() {
-                break;
+        let mut words = request.split(' ').map(str::to_owned);
+        let (method, path) = (words.next().unwrap(), words.next().unwrap_or_default());
+        let mut length = 0;
+        for line in lines.take_while(|line| !line.is_empty()) {
+            if let Some((name, value)) = line.split_once(": ")
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.parse().unwrap();
             }
+        }
+        let mut body = vec![0; length];
+        input.read_exact(&mut body).unwrap();
+        if method != "GET" {
+            let body = String::from_utf8(body).unwrap();
+            self.sent.lock().unwrap().push(format!("{method} {path} {body}"));
         }
         self.asked.lock().unwrap().push(path.clone());
         let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod fake;
+mod manager;
 mod newer;
 mod recorded;
 mod trouble;

@@ -150,6 +150,18 @@ owner can read it.
 Exit status: 0 done, 1 done in part (stderr says why), 2 could not run.")]
     Capture(CaptureArgs),
 
+    /// Switch a live Swarm service between vip and dnsrr, its name always served
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  keepline migrate db --to dnsrr --dry-run    what would be done
+  keepline migrate db --to dnsrr              do it, on a manager
+  keepline migrate db --resume                go on after a crash or Ctrl-C
+  keepline migrate db --rollback              go back instead",
+    after_help = "\
+Exit status: 0 done, 1 refused or not all done (stderr says why), 2 could not
+run.")]
+    Migrate(crate::commands::migrate::MigrateArgs),
+
     /// Make load balancers and clients in namespaces, and watch what is lost
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:

@@ -245,10 +245,21 @@ scenario! {
         // Two of three backends are on one node or the other: an earlier look knows them.
         ground.run(1, "rm -rf /run/keepline; keepline capture /run/before.json");
         scene.wait_all_forgotten();
-        ground.run(1, "docker service update -q --detach --force db >/dev/null; sleep 2");
-        ground.wait_running(&["db"]);
         let old = replaced.backend.clone();
-        ground.run(1, &format!("while docker ps -q --no-trunc | grep -q ^{old}; do sleep 0.5; done"));
+        let director = &scene.directors[0];
+        ground.run(
+            1,
+            &format!(
+                "docker service update -q --detach --force db >/dev/null
+                 wait_for sh -c '! docker ps -q --no-trunc | grep -q ^{old}'
+                 other() {{ containers db | grep -v ^{old} | grep -q .; }}; wait_for other
+                 # Until the director balances to it, which comes a moment after it runs.
+                 vip=$(docker service inspect --format '{{{{(index .Endpoint.VirtualIPs 0).Addr}}}}' db)
+                 balanced() {{ nsenter --net=/var/run/docker/netns/{director} ip -4 addr | grep -qF \"${{vip%/*}}/\"; }}
+                 wait_for balanced; sleep 3"
+            ),
+        );
+        ground.wait_running(&["db"]);
         let dry = ground.run(1, "keepline heal --from /run/before.json --dry-run || true");
         println!("{dry}");
         let output = ground

@@ -229,7 +229,7 @@ fn demo(stdout: Stdio) -> (Named, Child, Vec<u64>) {
         let Ok(text) = std::fs::read(&path) else { return false };
         let state: Value = serde_json::from_slice(&text).unwrap();
         found = pids(&state);
-        state["clients"].as_array().unwrap().len() == 2
+        state["clients"].as_array().unwrap().len() == 3
     });
     (name, child, found)
 }

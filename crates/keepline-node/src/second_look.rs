@@ -69,7 +69,14 @@ pub(crate) fn look(snapshot: &mut Snapshot, places: &[Place], suspects: &[Suspec
     let by_client = group(&open, |suspect| suspect.socket.namespace);
     let results = parallel::map(&by_client, |(namespace, suspects)| {
         let place = place(places, snapshot.namespaces[*namespace].inode)?;
-        place.enter(|| ask_sockets(snapshot, suspects)).and_then(|results| results).ok()
+        match place.enter(|| ask_sockets(snapshot, suspects)).and_then(|results| results) {
+            Ok(results) => Some(results),
+            // Its sockets went with it: a container that ended in the midst of the look.
+            Err(error) if error.is_gone() => {
+                Some(vec![SecondLookResult::SocketGone; suspects.len()])
+            }
+            Err(_) => None,
+        }
     });
     for ((_, suspects), results) in by_client.iter().zip(results) {
         let results = results.unwrap_or_else(|| vec![SecondLookResult::Failed; suspects.len()]);

@@ -130,6 +130,10 @@ pub(super) fn follow_back(snapshot: &Snapshot, index: &Index, at: SocketRef) -> 
         return Route::Hops(hops);
     }
     let (seen_as, backend) = pair;
+    // Who does not listen is no backend: a client, say, whose service was removed.
+    if !listens(&snapshot.namespaces[at.namespace], server.local) {
+        return Route::Direct;
+    }
     let mut directors = index.owners(seen_as.ip()).iter().copied().filter(|owner| {
         let namespace = &snapshot.namespaces[*owner];
         *owner != at.namespace

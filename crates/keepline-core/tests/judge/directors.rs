@@ -84,6 +84,21 @@ fn second_look_at_another_socket_proves_nothing() {
     assert_eq!(only(&snapshot).verdict, Verdict::Unknown);
 }
 
+/// As seen on a Swarm: a task that is a client of a service which was just removed. Its own service
+/// makes its director lead to any of its ports.
+#[test]
+fn a_client_of_a_removed_service_is_no_backend() {
+    let mut snapshot = swarm(None);
+    let here = snapshot.namespaces[CLIENT].addresses[0];
+    let service = &mut tables(&mut snapshot).services[0];
+    service.id = ServiceId::Fwmark(300);
+    service.destinations[0].address.set_ip(here);
+    snapshot.namespaces[BACKEND].sockets.clear();
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    let judgement = verdicts(&snapshot);
+    assert_eq!(judgement.summary.orphaned, 0, "{:?}", judgement.sessions);
+}
+
 #[test]
 fn vip_without_readable_marks_is_told_by_its_owner() {
     let mut snapshot = swarm(None);

@@ -297,16 +297,48 @@ fn two_at_once_do_not_clash() {
     let lab = Lab::up("lock", &["--sessions", "1", "--tcp-timeout", "60s"]);
     run.done(&["undo", "--yes"]);
     let lock = run.0.join("lock");
-    let mut other =
-        Command::new("flock").args([lock.to_str().unwrap(), "sleep", "20"]).spawn().unwrap();
-    sleep(Duration::from_millis(300));
+    let other = held(&lock);
     let apply = ["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"];
     let (status, text) = run.keepline(&apply);
     assert_eq!(status, 2, "{text}");
     assert!(text.contains("another Keepline (process"), "{text}");
     run.done(&["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--dry-run"]);
-    other.kill().unwrap();
-    other.wait().unwrap();
+    drop(other);
+}
+
+/// The lock, as another Keepline would have it.
+fn held(lock: &Path) -> std::fs::File {
+    let file = std::fs::File::open(lock).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    file
+}
+
+/// Ctrl-C ends a plan between two changes, and it is said how far it came.
+#[test]
+fn interrupted_it_says_what_was_not_begun() {
+    needs_root_and_nft!();
+    let run = Run::new("interrupted");
+    let lab = Lab::up("interrupted", &["--sessions", "1", "--tcp-timeout", "60s"]);
+    let before = settings(&lab.director);
+    run.done(&["undo", "--yes"]);
+    let lock = run.0.join("lock");
+    // It waits for the lock when the signal comes, so that this comes before the first change.
+    let other = held(&lock);
+    let apply = run
+        .command(&["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_secs(1));
+    let pid = rustix::process::Pid::from_raw(i32::try_from(apply.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    drop(other);
+    let output = apply.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("Done in part: 0 of 2 changes. 2 not begun: interrupted."), "{text}");
+    assert_eq!(settings(&lab.director), before);
+    assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub fn impossible() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root".to_owned());
     }
-    for tool in ["ip", "nft", "nsenter", "setpriv", "sysctl", "ss", "conntrack", "flock"] {
+    for tool in ["ip", "nft", "nsenter", "setpriv", "sysctl", "ss", "conntrack"] {
         let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
             .iter()
             .any(|folder| Path::new(folder).join(tool).exists());

@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
+use keepline_kernel::namespaces;
 use libbpf_rs::{MapCore, MapHandle, Program};
 
 use crate::Error;
@@ -32,25 +33,9 @@ impl NetnsCookie {
     /// # Errors
     /// Before kernel 5.14: `ENOPROTOOPT`.
     pub fn of(socket: BorrowedFd<'_>) -> Result<Self, Error> {
-        /// `include/uapi/asm-generic/socket.h`; newer than the `libc` crate's list.
-        const SO_NETNS_COOKIE: libc::c_int = 71;
-        let mut cookie = 0_u64;
-        let mut length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or_default();
-        // SAFETY: the kernel writes at most `length` bytes, which is the size of `cookie`.
-        let result = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                SO_NETNS_COOKIE,
-                (&raw mut cookie).cast(),
-                &raw mut length,
-            )
-        };
-        if result == 0 {
-            Ok(Self(cookie))
-        } else {
-            Err(Error::call("read", "the namespace's cookie", io::Error::last_os_error()))
-        }
+        namespaces::cookie_of(socket)
+            .map(Self)
+            .map_err(|source| Error::call("read", "the namespace's cookie", source))
     }
 }
 

@@ -19,7 +19,7 @@ use std::{io, time::Duration};
 
 use keepline_core::snapshot::Topology;
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::{runtime::Runtime, time::Instant};
 
 use crate::{host::Host, http::Engine};
 
@@ -132,12 +132,7 @@ pub enum DockerError {
 /// `incomplete` filled.
 pub fn topology(options: &Options) -> Result<Topology, DockerError> {
     let host = Host::parse(options.host.as_deref().unwrap_or(DEFAULT_HOST), options.tls)?;
-    // One thread, and the caller's: the Engine is one process, and the waits are few.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(DockerError::Runtime)?;
+    let runtime = runtime()?;
     let result = runtime.block_on(async {
         let engine = Engine::new(host, Instant::now() + options.timeout);
         gather::gather(engine).await.map_err(|(host, error)| error.whole(host, options.timeout))
@@ -145,4 +140,10 @@ pub fn topology(options: &Options) -> Result<Topology, DockerError> {
     // Dropping it would wait for a name look-up that hangs.
     runtime.shutdown_background();
     result
+}
+
+/// One thread, and the caller's: the Engine is one process, and the waits are few.
+fn runtime() -> Result<Runtime, DockerError> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_io().enable_time().build().map_err(DockerError::Runtime)
 }

@@ -68,12 +68,7 @@ impl Manager {
     /// When the address cannot be understood. Whether somebody listens shows with the first call.
     pub fn new(options: &Options) -> Result<Self, DockerError> {
         let host = Host::parse(options.host.as_deref().unwrap_or(DEFAULT_HOST), options.tls)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()
-            .map_err(DockerError::Runtime)?;
-        Ok(Self { host, timeout: options.timeout, runtime })
+        Ok(Self { host, timeout: options.timeout, runtime: crate::runtime()? })
     }
 
     /// `/info`: this node and its place in the Swarm.

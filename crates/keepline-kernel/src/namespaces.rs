@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
@@ -105,7 +105,15 @@ pub fn identify(path: &Path) -> Result<u64, Error> {
 pub fn cookie() -> Option<u64> {
     use rustix::net::{AddressFamily, SocketType, socket};
     let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
-    crate::sockopt::netns_cookie(&any)
+    cookie_of(any.as_fd()).ok()
+}
+
+/// The same of the namespace that a socket is in.
+///
+/// # Errors
+/// `ENOPROTOOPT` before kernel 5.14.
+pub fn cookie_of(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    crate::sockopt::netns_cookie(&socket)
 }
 
 /// Runs `work` in the namespace `inode` at `path`, on a thread of its own that ends with it: no thread

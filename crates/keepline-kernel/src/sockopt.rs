@@ -19,7 +19,7 @@ pub(crate) fn set(fd: &impl AsFd, level: i32, option: i32, value: i32) -> io::Re
 }
 
 /// Identity of the network namespace of a socket.
-pub(crate) fn netns_cookie(fd: &impl AsFd) -> Option<u64> {
+pub(crate) fn netns_cookie(fd: &impl AsFd) -> io::Result<u64> {
     let fd = fd.as_fd().as_raw_fd();
     let mut cookie: u64 = 0;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("eight fits");
@@ -34,5 +34,5 @@ pub(crate) fn netns_cookie(fd: &impl AsFd) -> Option<u64> {
             &raw mut length,
         )
     };
-    (result == 0).then_some(cookie)
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }

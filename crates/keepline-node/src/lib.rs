@@ -42,7 +42,7 @@ pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
     let clock = Instant::now();
     let facts = Facts::read(Path::new(place::PROC));
     let mut incomplete = Vec::new();
-    let mut places = place::all().map_err(|error| NodeError::Nothing { why: error.to_string() })?;
+    let mut places = place::all()?;
     let chosen = resolve::resolve(select, &places)?;
     if !facts.has(Capability::SysAdmin) {
         // Only the namespace this process is in needs no entering.
@@ -58,8 +58,7 @@ pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
             return Err(NodeError::Nothing { why: why.to_owned() });
         }
     }
-    // net/netfilter/ipvs/ip_vs_conn.c: the listing keeps its place in the table since 6.14.
-    let kernel_lists_fast = facts.at_least(6, 14);
+    let kernel_lists_fast = tables::lists_fast(&facts);
     let (looks, engine) = std::thread::scope(|scope| {
         let engine = scope.spawn(|| engine::ask(&facts.host));
         let looks = parallel::map(&places, |place| scan::scan(place, kernel_lists_fast));

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use keepline_core::snapshot::Container;
 use keepline_kernel::{Error, namespaces, procfs};
 
+use crate::NodeError;
+
 /// Where processes are described.
 pub(crate) const PROC: &str = "/proc";
 
@@ -24,7 +26,11 @@ pub(crate) struct Place {
 }
 
 /// Every namespace of this machine.
-pub(crate) fn all() -> Result<Vec<Place>, Error> {
+pub(crate) fn all() -> Result<Vec<Place>, NodeError> {
+    list().map_err(|error| NodeError::Nothing { why: error.to_string() })
+}
+
+fn list() -> Result<Vec<Place>, Error> {
     let proc = Path::new(PROC);
     let own = namespaces::identify(&proc.join("self/ns/net"))?;
     let host = host(proc);

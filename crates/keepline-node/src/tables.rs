@@ -14,6 +14,7 @@ use keepline_kernel::{
     Error,
     netlink::{Event, Protocol, Socket as Netlink},
     procfs,
+    rights::Facts,
 };
 use keepline_wire::{
     conntrack, genl, ipvs,
@@ -34,9 +35,10 @@ const SLOW_FROM: u64 = 20_000;
 /// (`NF_FLOW_TIMEOUT`, `nf_ct_offload_timeout` in `include/net/netfilter/nf_conntrack.h`).
 const OFFLOADED: Duration = Duration::from_secs(86_400);
 
-/// Whether this kernel keeps its place in the listing of IPVS entries: since 6.14.
-pub(crate) fn lists_fast() -> bool {
-    keepline_kernel::rights::Facts::read(std::path::Path::new(crate::place::PROC)).at_least(6, 14)
+/// Whether this kernel keeps its place in the listing of IPVS entries: since 6.14
+/// (`net/netfilter/ipvs/ip_vs_conn.c`).
+pub(crate) fn lists_fast(facts: &Facts) -> bool {
+    facts.at_least(6, 14)
 }
 
 /// Reads IPVS of the current namespace, if it balances anything.

@@ -8,6 +8,7 @@ mod fault;
 mod output;
 mod plugin;
 mod select;
+mod signals;
 
 use std::process::ExitCode;
 

@@ -50,7 +50,7 @@ pub(super) fn find(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
             add(Code::SLOW_TABLE, detail, fix::inside(namespace, "conntrack -C"));
         }
         let network = topology.and_then(|it| it.network_of_director(namespace.file()));
-        if let Some((detail, fix)) = not_as_intended(namespace, network) {
+        for (detail, fix) in not_as_intended(namespace, network) {
             add(Code::DIRECTOR_SETTINGS, detail, fix);
         }
         if let Some((detail, fix)) = without_conntrack(namespace) {
@@ -110,34 +110,37 @@ fn is_swarms(namespace: &Namespace, network: Option<&Network>) -> bool {
     network.is_some() || file.starts_with("lb_") || file == "ingress_sbox"
 }
 
-/// A director of Swarm whose settings are not those that the Engine gives it
+/// Settings of a Swarm's director that are not those which the Engine gives it
 /// (`createLBNetworkSandbox`, `kernelParams` in moby's osl/namespace_linux.go).
-fn not_as_intended(namespace: &Namespace, network: Option<&Network>) -> Option<(String, String)> {
-    let ipvs = namespace.ipvs.as_ref().filter(|_| is_swarms(namespace, network))?;
-    let reuse = ipvs.conn_reuse_mode.filter(|mode| *mode != 0);
-    let what = match (ipvs.expire_nodest_conn, reuse) {
-        (Some(false), _) => (
+fn not_as_intended(namespace: &Namespace, network: Option<&Network>) -> Vec<(String, String)> {
+    let Some(ipvs) = namespace.ipvs.as_ref().filter(|_| is_swarms(namespace, network)) else {
+        return Vec::new();
+    };
+    let settings = [
+        (
             "expire_nodest_conn",
-            0,
+            ipvs.expire_nodest_conn.map(u32::from),
             1,
             "packets of sessions whose backend was removed vanish until the entry runs out, and \
              a longer timeout makes that worse",
         ),
-        (_, Some(mode)) => (
+        (
             "conn_reuse_mode",
-            mode,
+            ipvs.conn_reuse_mode,
             0,
             "a connection from a port that was used before can be delayed by a second or go to \
              a backend that is being removed",
         ),
-        _ => return None,
-    };
-    let (name, is, should, then) = what;
-    let detail = format!(
-        "{}: net.ipv4.vs.{name} is {is}, where Swarm means it to be {should}: {then}",
-        namespace.name
-    );
-    Some((detail, fix::ipvs_sysctl(namespace, name, should)))
+    ];
+    let wrong = settings.into_iter().filter_map(|(name, is, should, then)| {
+        let is = is.filter(|is| *is != should)?;
+        let detail = format!(
+            "{}: net.ipv4.vs.{name} is {is}, where Swarm means it to be {should}: {then}",
+            namespace.name
+        );
+        Some((detail, fix::ipvs_sysctl(namespace, name, should)))
+    });
+    wrong.collect()
 }
 
 /// IPVS remembers, but conntrack does not take part: something turned it off there.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{DirectService, KeepaliveRules, KeepaliveTimes};
 use crate::{
@@ -153,21 +153,26 @@ pub enum What {
         #[serde(skip, default = "ipvs")]
         table: Table,
         /// Which. The journal has only their number.
-        #[serde(skip)]
+        #[serde(serialize_with = "number", skip_deserializing)]
         entries: Vec<Remembered>,
     },
     /// A keepalive probe is sent on sockets, whose settings are then as before.
     Touch {
-        /// The sockets.
-        #[serde(skip)]
+        /// The sockets. The journal has only their number.
+        #[serde(serialize_with = "number", skip_deserializing)]
         sockets: Vec<SocketId>,
     },
     /// Sockets are closed, and their owners told (`ECONNABORTED`). Cannot be undone.
     Abort {
-        /// The sockets.
-        #[serde(skip)]
+        /// The sockets. The journal has only their number.
+        #[serde(serialize_with = "number", skip_deserializing)]
         sockets: Vec<SocketId>,
     },
+}
+
+/// What leaves nothing to undo need not be known one by one: a hundred thousand entries are.
+fn number<T, S: Serializer>(list: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+    list.len().serialize(serializer)
 }
 
 fn ipvs() -> Table {

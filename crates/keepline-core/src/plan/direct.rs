@@ -1,17 +1,15 @@
 //! `direct`: connect() to a virtual address is answered with a backend's, so that there is no entry
 //! that could be forgotten.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
-    Action, Change, DirectBackend, DirectService, Place, Plan, SocketId, What, directors,
-    keepalive::id,
+    Action, Change, DirectBackend, DirectService, Place, Plan, What, directors,
+    sockets::{by_namespace, changes},
 };
 use crate::{
     judge::Judgement,
+    session::SocketRef,
     snapshot::{Namespace, Service, ServiceId, Snapshot, TcpState},
 };
 
@@ -20,15 +18,60 @@ use crate::{
 #[must_use]
 pub fn direct(snapshot: &Snapshot, judgement: &Judgement) -> Plan {
     let mut plan = Plan::new(Action::Direct);
+    let services = services(snapshot, judgement, &mut plan);
+    if !services.is_empty() {
+        answer(snapshot, services, &mut plan);
+        plan.note(
+            "sessions that are open now stay with their director and drain: hold or heal them; new \
+             connections go to a backend directly",
+        );
+    }
+    plan
+}
+
+/// Plans what has to change since the programs answered for `known`, if anything: their tables, also
+/// where nothing is left to answer for, and then the end of connections to backends that a service
+/// has no longer, so that clients connect again instead of waiting. Nothing after a look that missed
+/// something: a table that was not seen is not an empty one.
+#[must_use]
+pub fn follow(snapshot: &Snapshot, judgement: &Judgement, known: &[DirectService]) -> Plan {
+    let mut plan = Plan::new(Action::Direct);
+    let now = services(snapshot, judgement, &mut plan);
+    plan.refused.clear();
+    if now != known && snapshot.incomplete.is_empty() {
+        let stranded = stranded(snapshot, known, &now);
+        answer(snapshot, now, &mut plan);
+        plan.changes.extend(stranded);
+    }
+    plan
+}
+
+fn answer(snapshot: &Snapshot, services: Vec<DirectService>, plan: &mut Plan) {
     let Some(host) = machine(snapshot) else {
         plan.refuse("this machine", "its own network namespace was not seen");
-        return plan;
+        return;
     };
+    plan.changes.push(Change {
+        place: Place::of(host),
+        what: What::Direct { before: None, after: Some(services) },
+    });
+}
+
+/// What is to be answered directly, in order; refusals go to `plan`.
+fn services(snapshot: &Snapshot, judgement: &Judgement, plan: &mut Plan) -> Vec<DirectService> {
     let mut services: BTreeSet<DirectService> = BTreeSet::new();
-    for at in directors(snapshot, judgement, &mut plan) {
+    for at in directors(snapshot, judgement) {
         let director = &snapshot.namespaces[at];
         let Some(ipvs) = &director.ipvs else { continue };
         let clients = clients(snapshot, judgement, at);
+        let named = clients.iter().filter_map(|client| snapshot.namespaces[*client].cookie);
+        let named: Vec<u64> = named.collect();
+        if named.len() < clients.len() {
+            plan.refuse(&director.name, "this kernel tells no namespace cookies (5.14)");
+        }
+        if clients.is_empty() {
+            plan.refuse(&director.name, "no client of it is known on this machine");
+        }
         for service in &ipvs.services {
             let addresses = addresses(director, service);
             if addresses.is_empty() {
@@ -39,38 +82,16 @@ pub fn direct(snapshot: &Snapshot, judgement: &Judgement) -> Plan {
                 );
             }
             for (vip, port, udp) in addresses {
-                if !wanted(snapshot, director, vip) {
-                    continue;
-                }
-                for client in &clients {
-                    let namespace = &snapshot.namespaces[*client];
-                    let Some(netns) = namespace.cookie else {
-                        plan.refuse(
-                            &namespace.name,
-                            "this kernel tells no namespace cookies (5.14)",
-                        );
-                        continue;
-                    };
-                    let backends = backends(service);
-                    services.insert(DirectService { netns, vip, port, udp, backends });
+                if wanted(snapshot, director, vip) {
+                    services.extend(named.iter().map(|netns| {
+                        let backends = backends(service);
+                        DirectService { netns: *netns, vip, port, udp, backends }
+                    }));
                 }
             }
         }
-        if clients.is_empty() {
-            plan.refuse(&director.name, "no client of it is known on this machine");
-        }
     }
-    if !services.is_empty() {
-        plan.changes.push(Change {
-            place: Place::of(host),
-            what: What::Direct { before: None, after: Some(services.into_iter().collect()) },
-        });
-        plan.note(
-            "sessions that are open now stay with their director and drain: hold or heal them; new \
-             connections go to a backend directly",
-        );
-    }
-    plan
+    services.into_iter().collect()
 }
 
 /// The namespace of the machine itself: what is said of the kernel as a whole is said there.
@@ -158,34 +179,28 @@ pub(super) fn clients(
     clients
 }
 
-/// Connections that went to a backend directly which is not among those of `now` any more: they are
-/// closed, so that clients connect again instead of waiting.
-#[must_use]
-pub fn stranded(snapshot: &Snapshot, before: &[DirectService], now: &[DirectService]) -> Plan {
-    let mut plan = Plan::new(Action::Abort);
-    let answering: BTreeSet<(u64, IpAddr)> = now
-        .iter()
-        .flat_map(|service| service.backends.iter().map(|it| (service.netns, it.address)))
-        .collect();
-    let gone: BTreeSet<(u64, IpAddr)> = before
-        .iter()
-        .filter(|service| !service.udp)
-        .flat_map(|service| service.backends.iter().map(|it| (service.netns, it.address)))
-        .filter(|pair| !answering.contains(pair))
-        .collect();
-    let mut sockets: BTreeMap<usize, Vec<SocketId>> = BTreeMap::new();
-    for (at, namespace) in snapshot.namespaces.iter().enumerate() {
-        let Some(netns) = namespace.cookie else { continue };
-        for socket in &namespace.sockets {
-            if socket.state == TcpState::Established && gone.contains(&(netns, socket.remote.ip()))
-            {
-                sockets.entry(at).or_default().push(id(socket));
-            }
-        }
+/// Connections that went to a backend directly which its service has no longer. A service that is
+/// gone as a whole may only be made anew: its tasks tell their clients themselves when they end.
+fn stranded(snapshot: &Snapshot, before: &[DirectService], now: &[DirectService]) -> Vec<Change> {
+    let still_there = |service: &&DirectService| {
+        !service.udp && now.iter().any(|it| (it.netns, it.vip) == (service.netns, service.vip))
+    };
+    let backends = |service: &DirectService| -> Vec<(u64, IpAddr)> {
+        service.backends.iter().map(|it| (service.netns, it.address)).collect()
+    };
+    let mut gone: BTreeSet<(u64, IpAddr)> =
+        before.iter().filter(still_there).flat_map(backends).collect();
+    for pair in now.iter().flat_map(backends) {
+        gone.remove(&pair);
     }
-    plan.changes.extend(sockets.into_iter().map(|(at, sockets)| Change {
-        place: Place::of(&snapshot.namespaces[at]),
-        what: What::Abort { sockets },
-    }));
-    plan
+    let connected = snapshot.namespaces.iter().enumerate().flat_map(|(namespace, seen)| {
+        let sockets = seen.sockets.iter().enumerate();
+        sockets.map(move |(socket, it)| (SocketRef { namespace, socket }, seen.cookie, it))
+    });
+    let ends = connected.filter_map(|(at, cookie, socket)| {
+        let open = socket.state == TcpState::Established;
+        (open && gone.contains(&(cookie?, socket.remote.ip()))).then_some(at)
+    });
+    let sockets = by_namespace(snapshot, ends);
+    changes(snapshot, sockets, |sockets| What::Abort { sockets }).collect()
 }

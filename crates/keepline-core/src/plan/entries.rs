@@ -8,7 +8,7 @@ use super::{Change, Place, Remembered, What};
 use crate::{
     judge::marked,
     session::Table,
-    snapshot::{Destination, Entry, Namespace, ServiceId},
+    snapshot::{Destination, Entry, EntryState, Ipvs, Listing, Namespace, ServiceId},
 };
 
 /// Entries to remember, director by director.
@@ -80,6 +80,26 @@ fn mark(namespace: &Namespace, server: SocketAddr, backend: SocketAddr) -> Optio
     });
     let only = fitting.next()?;
     fitting.next().is_none().then_some(only)
+}
+
+/// Entries of open sessions in a director's IPVS table, with the mark of their service and the time
+/// they have left. Where the table was not listed conntrack's stand in, and the time left is no more
+/// than the whole timeout.
+pub(super) fn open_sessions<'a>(
+    namespace: &'a Namespace,
+    ipvs: &'a Ipvs,
+) -> impl Iterator<Item = (&'a Entry, u32, Duration)> {
+    let mut marks = Marks::of(namespace);
+    let listed = ipvs.listing == Listing::Read;
+    let table = match &namespace.conntrack {
+        Some(conntrack) if !listed => &conntrack.entries,
+        _ => &ipvs.entries,
+    };
+    let open = table.iter().filter(|entry| entry.state == EntryState::Established);
+    open.filter_map(move |entry| {
+        let left = if listed { entry.expires } else { ipvs.timeouts.tcp };
+        Some((entry, marks.get(entry.server, entry.backend)?, left))
+    })
 }
 
 /// Whether a destination is this backend: of services by mark it has port 0.

@@ -1,7 +1,10 @@
 //! `keepalive` on sockets that are open: by their own settings, and for those that switch it on
 //! and leave the times to the system, by the namespace's.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Action, Change, KeepaliveChange, KeepaliveRule, KeepaliveRules, KeepaliveTimes, Place, Plan,
@@ -48,11 +51,9 @@ impl KeepaliveWish {
 #[must_use]
 pub fn keepalive(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish) -> Plan {
     let mut plan = Plan::new(Action::Keepalive);
-    let mut changes: std::collections::BTreeMap<usize, Vec<KeepaliveChange>> =
-        std::collections::BTreeMap::new();
+    let mut changes: BTreeMap<usize, Vec<KeepaliveChange>> = BTreeMap::new();
     let mut seen: BTreeSet<SocketRef> = BTreeSet::new();
-    let mut shortest: std::collections::BTreeMap<usize, KeepaliveSettings> =
-        std::collections::BTreeMap::new();
+    let mut shortest: BTreeMap<usize, KeepaliveSettings> = BTreeMap::new();
     let mut lost = 0;
     for session in &judgement.sessions {
         lost += usize::from(session.verdict == Verdict::Orphaned);
@@ -126,8 +127,7 @@ pub fn keepalive(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish
 fn to_come(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish, plan: &mut Plan) {
     let Some(host) = machine(snapshot) else { return };
     let mut rules = KeepaliveRules::default();
-    let mut unused = Plan::new(Action::Keepalive);
-    let directors = directors(snapshot, judgement, &mut unused);
+    let directors = directors(snapshot, judgement);
     let timeout = |at: usize| snapshot.namespaces[at].ipvs.as_ref().map(|ipvs| ipvs.timeouts.tcp);
     let sessions = judgement.sessions.iter().filter_map(|it| it.entry).map(|it| it.timeout);
     let shortest = directors.iter().filter_map(|at| timeout(*at)).chain(sessions).min();

@@ -19,7 +19,7 @@ use std::{collections::BTreeSet, fmt};
 use serde::{Deserialize, Serialize};
 
 pub use change::{Change, KeepaliveChange, Place, Remembered, Scheduling, SocketId, What};
-pub use direct::{direct, stranded};
+pub use direct::{direct, follow};
 pub use heal::{Memory, Row, heal, rows};
 pub use hold::{HoldWish, hold};
 pub use keepalive::{KeepaliveWish, keepalive};
@@ -107,6 +107,22 @@ impl Plan {
         self.refused.push(Refused { what: what.into(), why: why.into() });
     }
 
+    /// Notes that what is set for `directors` as a whole affects more than was asked for.
+    fn note_wider(&mut self, snapshot: &Snapshot, directors: &BTreeSet<usize>) {
+        if snapshot.scope().namespaces.is_none() {
+            return;
+        }
+        for namespace in directors.iter().map(|at| &snapshot.namespaces[*at]) {
+            if !namespace.selected && !asked_whole(snapshot, namespace.file()) {
+                self.note(format!(
+                    "{}: this is set for a director as a whole, and holds for every session \
+                     through it, not only for those that were asked for",
+                    namespace.name
+                ));
+            }
+        }
+    }
+
     fn note(&mut self, text: impl Into<String>) {
         let text = text.into();
         if !self.notes.contains(&text) {
@@ -116,30 +132,13 @@ impl Plan {
 }
 
 /// Directors that are meant: those that were asked for, and those that sessions which were asked
-/// for go through. Of the latter it is noted that others are affected too.
-fn directors(snapshot: &Snapshot, judgement: &Judgement, plan: &mut Plan) -> BTreeSet<usize> {
-    let mut chosen: BTreeSet<usize> = (0..)
+/// for go through.
+fn directors(snapshot: &Snapshot, judgement: &Judgement) -> BTreeSet<usize> {
+    let asked = (0..)
         .zip(&snapshot.namespaces)
         .filter(|(_, namespace)| namespace.ipvs.is_some() && snapshot.concerns(namespace))
-        .map(|(at, _)| at)
-        .collect();
-    let everything = snapshot.scope().namespaces.is_none();
-    for session in &judgement.sessions {
-        chosen.extend(session.director);
-    }
-    if !everything {
-        for at in &chosen {
-            let namespace = &snapshot.namespaces[*at];
-            if !namespace.selected && !asked_whole(snapshot, namespace.file()) {
-                plan.note(format!(
-                    "{}: this is set for a director as a whole, and holds for every session \
-                     through it, not only for those that were asked for",
-                    namespace.name
-                ));
-            }
-        }
-    }
-    chosen
+        .map(|(at, _)| at);
+    asked.chain(judgement.sessions.iter().filter_map(|session| session.director)).collect()
 }
 
 /// Whether a director's whole network was asked for.

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::{
     Action, Change, Place, Plan, Scheduling, What, directors,
-    entries::{Entries, Marks, renewed},
+    entries::{Entries, open_sessions, renewed},
     timeout::sysctl,
 };
 use crate::{
     duration::human,
     judge::Judgement,
     session::Table,
-    snapshot::{EntryState, Listing, Service, ServiceId, Snapshot},
+    snapshot::{Service, ServiceId, Snapshot},
 };
 
 /// `IP_VS_SVC_F_SCHED_MH_FALLBACK`: another backend where the chosen one takes no more.
@@ -30,7 +30,9 @@ const ONE_PACKET: u32 = 1 << 2;
 pub fn rehash(snapshot: &Snapshot, judgement: &Judgement, carry: Duration) -> Plan {
     let mut plan = Plan::new(Action::Rehash);
     let mut entries = Entries::default();
-    for at in directors(snapshot, judgement, &mut plan) {
+    let directors = directors(snapshot, judgement);
+    plan.note_wider(snapshot, &directors);
+    for at in directors {
         let namespace = &snapshot.namespaces[at];
         let Some(ipvs) = &namespace.ipvs else {
             plan.refuse(
@@ -62,19 +64,12 @@ pub fn rehash(snapshot: &Snapshot, judgement: &Judgement, carry: Duration) -> Pl
         if !switched {
             continue;
         }
-        let mut marks = Marks::of(namespace);
-        let table = match (&namespace.conntrack, ipvs.listing) {
-            (Some(conntrack), Listing::TooSlow | Listing::Unreadable) => &conntrack.entries,
-            _ => &ipvs.entries,
-        };
-        let before = plan.changes.len();
-        for entry in table.iter().filter(|entry| entry.state == EntryState::Established) {
-            let Some(mark) = marks.get(entry.server, entry.backend) else { continue };
-            if entry.expires < carry {
-                entries.add(at, Table::Ipvs, renewed(entry, mark, entry.expires, carry));
-            }
+        let mut carried = 0;
+        for (entry, mark, was) in open_sessions(namespace, ipvs).filter(|(.., was)| *was < carry) {
+            entries.add(at, Table::Ipvs, renewed(entry, mark, was, carry));
+            carried += 1;
         }
-        if table.len() > before {
+        if carried > 0 {
             plan.note(format!(
                 "{}: sessions that are open now were placed by another scheduler. Their entries \
                  get {} once; after their next packet the director's timeout holds for them \

@@ -54,7 +54,8 @@ pub fn abort(snapshot: &Snapshot, judgement: &Judgement) -> Plan {
     plan
 }
 
-fn by_namespace(
+/// What names the sockets of `ends`, namespace by namespace.
+pub(super) fn by_namespace(
     snapshot: &Snapshot,
     ends: impl Iterator<Item = SocketRef>,
 ) -> BTreeMap<usize, Vec<SocketId>> {
@@ -66,7 +67,8 @@ fn by_namespace(
     sockets
 }
 
-fn changes(
+/// A change for each namespace.
+pub(super) fn changes(
     snapshot: &Snapshot,
     sockets: BTreeMap<usize, Vec<SocketId>>,
     what: impl Fn(Vec<SocketId>) -> What,

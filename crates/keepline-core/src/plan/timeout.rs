@@ -6,13 +6,13 @@ use thiserror::Error;
 
 use super::{
     Action, Change, Place, Plan, What, directors,
-    entries::{Entries, Marks, renewed},
+    entries::{Entries, open_sessions, renewed},
 };
 use crate::{
     duration::human,
     judge::Judgement,
     session::Table,
-    snapshot::{EntryState, Ipvs, Listing, Namespace, Snapshot, Timeouts},
+    snapshot::{EntryState, Ipvs, Namespace, Snapshot, Timeouts},
 };
 
 /// `INT_MAX / HZ` seconds at the highest `HZ` (1000) there is: the kernel refuses more
@@ -69,7 +69,9 @@ pub fn timeout(
     check(wish)?;
     let mut plan = Plan::new(Action::Timeout);
     let mut entries = Entries::default();
-    for at in directors(snapshot, judgement, &mut plan) {
+    let directors = directors(snapshot, judgement);
+    plan.note_wider(snapshot, &directors);
+    for at in directors {
         let namespace = &snapshot.namespaces[at];
         match &namespace.ipvs {
             Some(ipvs) => of_ipvs(&mut plan, &mut entries, at, namespace, ipvs, wish),
@@ -133,17 +135,8 @@ fn of_ipvs(
         ));
     }
     if let Some(longer) = after.tcp.checked_sub(before.tcp).filter(|longer| !longer.is_zero()) {
-        let mut marks = Marks::of(namespace);
         // The kernel gives an entry the new time at its next packet only.
-        let table = match (&namespace.conntrack, ipvs.listing) {
-            (Some(conntrack), Listing::TooSlow | Listing::Unreadable) => &conntrack.entries,
-            _ => &ipvs.entries,
-        };
-        let listed = ipvs.listing == Listing::Read;
-        for entry in table.iter().filter(|entry| entry.state == EntryState::Established) {
-            let Some(mark) = marks.get(entry.server, entry.backend) else { continue };
-            // Where its time left is not known, it is no more than the whole.
-            let was = if listed { entry.expires } else { before.tcp };
+        for (entry, mark, was) in open_sessions(namespace, ipvs) {
             let will = was.saturating_add(longer);
             entries.add(at, Table::Ipvs, renewed(entry, mark, was, will));
         }

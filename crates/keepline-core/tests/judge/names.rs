@@ -207,8 +207,10 @@ fn settings_that_swarm_does_not_intend_are_findings() {
         finding.fix,
         ["nsenter --net=/run/netns/lb_edja88p19 sysctl -w net.ipv4.vs.expire_nodest_conn=1"]
     );
-    tables(&mut snapshot).expire_nodest_conn = Some(true);
     tables(&mut snapshot).conn_reuse_mode = Some(1);
+    let both = codes(&snapshot).iter().filter(|it| **it == Code::DIRECTOR_SETTINGS).count();
+    assert_eq!(both, 2);
+    tables(&mut snapshot).expire_nodest_conn = Some(true);
     assert!(codes(&snapshot).contains(&Code::DIRECTOR_SETTINGS));
     snapshot.namespaces[DIRECTOR].path = Some("/run/netns/mine".to_owned());
     assert!(!codes(&snapshot).contains(&Code::DIRECTOR_SETTINGS), "another's director");

@@ -9,7 +9,7 @@ use keepline_core::{
         journal::{By, Record, standing},
     },
     session::Table,
-    snapshot::{KeepaliveDefaults, SecondLookResult, Select, Timer},
+    snapshot::{Incomplete, KeepaliveDefaults, Listing, SecondLookResult, Select, Timer},
 };
 
 use crate::build::*;
@@ -132,6 +132,16 @@ fn rehash_switches_and_carries_over() {
             "lb_edja88p19: 1 entry in ipvs: 1 renewed (the first had 5m left), to live 24h",
         ]
     );
+    assert!(plan.notes[0].contains("placed by another scheduler"), "{:?}", plan.notes);
+    // A large table on an old kernel: conntrack's entry lives for days, that of IPVS does not.
+    let mut unlisted = swarm(Some(entry(300)));
+    tables(&mut unlisted).listing = Listing::TooSlow;
+    tables(&mut unlisted).entries.clear();
+    let conntrack = unlisted.namespaces[DIRECTOR].conntrack.as_mut().unwrap();
+    conntrack.entries[0].expires = seconds(432_000);
+    let plan = plan::rehash(&unlisted, &judged(&unlisted), seconds(86_400));
+    let What::Entries { table: Table::Ipvs, entries } = &plan.changes[2].what else { panic!() };
+    assert_eq!(entries[0].will, seconds(86_400));
     let plan = plan::rehash(&nat(Some(entry(300))), &judged(&snapshot), seconds(60));
     assert!(plan.changes.is_empty() && plan.refused[0].why.contains("no IPVS there"), "{plan:?}");
 }
@@ -256,16 +266,33 @@ fn direct_follows_the_directors_own_table() {
     assert_eq!((service.backends[0].port, service.backends[0].weight), (None, 1));
 
     // A task that goes strands whoever is connected to it directly, in this namespace only.
+    let known = services.clone();
     client(&mut snapshot).remote = address(BACKEND_ADDRESS);
-    let before = services.clone();
-    let mut now = before.clone();
-    assert!(plan::stranded(&snapshot, &before, &now).changes.is_empty());
-    for service in &mut now {
-        service.backends.clear();
-    }
-    assert_eq!(plan::stranded(&snapshot, &before, &now).changes.len(), 1);
+    let follow = |snapshot: &Snapshot| plan::follow(snapshot, &judged(snapshot), &known);
+    let connected = swarm(Some(entry(300)));
+    snapshot.namespaces[CLIENT].sockets.extend(connected.namespaces[CLIENT].sockets.clone());
+    assert!(follow(&snapshot).changes.is_empty(), "as it was");
+    let destination = &mut tables(&mut snapshot).services[0].destinations[0];
+    destination.weight = 0;
+    let kinds = |plan: &Plan| -> Vec<bool> {
+        plan.changes.iter().map(|it| matches!(it.what, What::Abort { .. })).collect()
+    };
+    assert_eq!(kinds(&follow(&snapshot)), [false], "drained: those that are connected stay");
+    tables(&mut snapshot).services[0].destinations.clear();
+    assert_eq!(kinds(&follow(&snapshot)), [false, true]);
+    snapshot.incomplete.push(Incomplete { what: "x".into(), why: "y".into(), help: None });
+    assert!(follow(&snapshot).changes.is_empty(), "a table not seen is not an empty one");
+    snapshot.incomplete.clear();
+    // The service is removed: nothing is answered any more.
+    let services = std::mem::take(&mut tables(&mut snapshot).services);
+    let plan = follow(&snapshot);
+    assert_eq!(kinds(&plan), [false], "its tasks tell their clients themselves");
+    assert!(
+        matches!(&plan.changes[0].what, What::Direct { after: Some(none), .. } if none.is_empty())
+    );
+    tables(&mut snapshot).services = services;
     snapshot.namespaces[CLIENT].cookie = Some(71);
-    assert!(plan::stranded(&snapshot, &before, &now).changes.is_empty());
+    assert_eq!(kinds(&follow(&snapshot)), [false], "another namespace's sockets");
 }
 
 fn heal(snapshot: &Snapshot, memory: &Memory) -> Plan {
@@ -377,6 +404,12 @@ fn the_journal_knows_what_stands_and_the_way_back() {
     records.push(Record::Undone { id: 2, step: 0, at });
     assert_eq!(standing(&records).len(), 1);
     assert_eq!(plan::journal::next_id(&records), 3);
+    // Of what leaves nothing to undo there is the number.
+    let entries =
+        plan::hold(&swarm(Some(entry(9))), &judged(&swarm(Some(entry(9)))), HoldWish::default());
+    let line = serde_json::to_string(&change(3, 0, entries.changes[0].clone())).unwrap();
+    assert!(line.contains(r#""entries":1"#), "{line}");
+    serde_json::from_str::<Record>(&line).unwrap();
     let lines: Vec<String> =
         records.iter().map(|record| serde_json::to_string(record).unwrap()).collect();
     let read: Vec<Record> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();

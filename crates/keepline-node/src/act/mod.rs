@@ -91,7 +91,7 @@ impl Report {
 /// When the journal cannot be written, or no namespace can be found: what was done until then is
 /// in the journal.
 pub fn act(exclusive: &mut Exclusive, plan: &Plan, stop: &AtomicBool) -> Result<Report, ActError> {
-    let places = places()?;
+    let places = place::all()?;
     let mut report = Report::default();
     if plan.changes.is_empty() {
         return Ok(report);
@@ -119,10 +119,6 @@ pub enum ActError {
     /// The machine.
     #[error(transparent)]
     Node(#[from] NodeError),
-}
-
-fn places() -> Result<Vec<Place>, NodeError> {
-    place::all().map_err(|error| NodeError::Nothing { why: error.to_string() })
 }
 
 fn one(
@@ -236,7 +232,7 @@ pub fn undo(
     undos: &[Undo],
     stop: &AtomicBool,
 ) -> Result<Report, ActError> {
-    let places = places()?;
+    let places = place::all()?;
     let mut report = Report::default();
     for (at, undo) in undos.iter().enumerate() {
         if stop.load(Ordering::Relaxed) {
@@ -296,7 +292,7 @@ pub enum Now {
 /// # Errors
 /// When no namespace can be found.
 pub fn compare(changes: &[&Change]) -> Result<Vec<Now>, NodeError> {
-    let places = places()?;
+    let places = place::all()?;
     Ok(changes
         .iter()
         .map(|change| {

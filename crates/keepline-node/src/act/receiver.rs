@@ -9,6 +9,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,7 @@ use keepline_kernel::{
     multicast::Sender,
     netlink::{Event, Socket as Netlink},
     procfs,
+    rights::Facts,
 };
 use keepline_wire::{
     ipvs::{self, Daemon, DaemonState},
@@ -25,7 +27,10 @@ use keepline_wire::{
 };
 
 use super::Obstacle;
-use crate::tables::{TCP, ipvs_entries, lists_fast};
+use crate::{
+    place::PROC,
+    tables::{TCP, ipvs_entries, lists_fast},
+};
 
 /// The interface of a daemon of our own: reachable from nowhere else.
 const OURS: &str = "lo";
@@ -50,7 +55,7 @@ pub(super) fn remember(entries: &[Remembered]) -> Result<Vec<String>, Obstacle> 
     let conns: Vec<SyncConn> = entries.iter().map(conn).collect();
     receiver.tell(&conns)?;
     drop(receiver);
-    if entries.len() > READ_BACK && !lists_fast() {
+    if entries.len() > READ_BACK && !lists_fast(&Facts::read(Path::new(PROC))) {
         return Ok(Vec::new());
     }
     read_back(entries)

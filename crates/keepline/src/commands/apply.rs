@@ -1,7 +1,7 @@
 //! `keepline apply`, and the remedies `heal`, `touch`, `abort`: look, judge, plan, show, act.
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use crate::args::act::{
     ApplyArgs, ConsentArgs, DirectArgs, HealArgs, HoldArgs, RemedyArgs, Strategy, TimeoutArgs,
 };
 use crate::fault::fault;
+use crate::signals::{self, SIGINT, SIGTERM};
 use crate::{output, select};
 
 /// How often held sessions are looked at, at the most: half-closed ones run on a clock of 60 s.
@@ -123,7 +124,7 @@ fn carry_out(
     consent: ConsentArgs,
     plan: impl Fn(&Seen) -> anyhow::Result<Plan>,
 ) -> anyhow::Result<u8> {
-    let stop = consent::stopper()?;
+    let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
     // One Keepline at a time from the look on, so that the plan fits what is there.
     let mut exclusive = (!consent.dry_run).then(consent::exclusive).transpose()?;
     let seen = Seen::take(select)?;
@@ -189,7 +190,7 @@ fn hold(args: &HoldArgs) -> anyhow::Result<u8> {
             Ok(plan::hold(&seen.snapshot, &seen.judgement, wish))
         });
     }
-    let stop = consent::stopper()?;
+    let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
     let mut exclusive = consent::exclusive()?;
     let first = Seen::take(&select)?;
     output::warn_incomplete(&first.snapshot.incomplete);
@@ -247,7 +248,7 @@ fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
         return Ok(status);
     }
     let Ok(Some(mut known)) = keepline_node::answered_directly() else { return Ok(status) };
-    let stop = consent::stopper()?;
+    let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
     eprintln!("keepline: following the backends, Ctrl-C ends that");
     while !stop.load(Ordering::Relaxed) {
         thread::sleep(FOLLOW);
@@ -264,29 +265,29 @@ fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
     Ok(status)
 }
 
-/// Brings the programs up to date where the directors' tables have changed, and closes connections
-/// to backends that are gone.
+/// Brings the programs up to date where the directors' tables have changed; what they answer for
+/// then. None where nothing has changed.
 fn follow(
     select: &Select,
     known: &[plan::DirectService],
 ) -> anyhow::Result<Option<Vec<plan::DirectService>>> {
     let seen = Seen::take(select)?;
-    let wished = plan::direct(&seen.snapshot, &seen.judgement);
-    let after = wished.changes.iter().find_map(|change| match &change.what {
-        What::Direct { after: Some(after), .. } => Some(after.clone()),
-        _ => None,
-    });
-    let Some(now) = after.filter(|now| now != known) else { return Ok(None) };
-    let mut exclusive = consent::exclusive()?;
-    let go_on = std::sync::atomic::AtomicBool::new(false);
-    let report = keepline_node::act(&mut exclusive, &wished, &go_on)?;
-    if let Some(step) = report.steps.into_iter().find(|step| step.result.is_err()) {
-        let Err(error) = step.result else { return Ok(None) };
+    if let Some(missed) = seen.snapshot.incomplete.first() {
+        return Err(fault(
+            format!("not seen: {}: {}", missed.what, missed.why),
+            "it is tried again",
+        ));
+    }
+    let wished = plan::follow(&seen.snapshot, &seen.judgement, known);
+    if wished.changes.is_empty() {
+        return Ok(None);
+    }
+    let go_on = AtomicBool::new(false);
+    let report = keepline_node::act(&mut consent::exclusive()?, &wished, &go_on)?;
+    if let Some(error) = report.steps.into_iter().find_map(|step| step.result.err()) {
         return Err(fault(error.to_string(), "`keepline undo direct` takes the programs off"));
     }
-    let stranded = plan::stranded(&seen.snapshot, known, &now);
-    keepline_node::act(&mut exclusive, &stranded, &go_on)?;
-    Ok(Some(now))
+    Ok(keepline_node::answered_directly()?)
 }
 
 /// One round: entries that would run out before the one after the next get their full time.
@@ -298,11 +299,7 @@ fn round(select: &Select, pause: Duration) -> anyhow::Result<(usize, Seen)> {
     if !wished.changes.is_empty() {
         let mut exclusive: Exclusive = consent::exclusive()?;
         exclusive.remember(&seen.snapshot)?;
-        let report = keepline_node::act(
-            &mut exclusive,
-            &wished,
-            &std::sync::atomic::AtomicBool::new(false),
-        )?;
+        let report = keepline_node::act(&mut exclusive, &wished, &AtomicBool::new(false))?;
         for step in &report.steps {
             if let (What::Entries { entries, .. }, Ok(_)) = (&step.change.what, &step.result) {
                 renewed += entries.len();

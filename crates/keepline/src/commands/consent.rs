@@ -1,8 +1,6 @@
 //! Before something is changed: it is shown, and asked. After it: what came of it.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
 use keepline_core::plan::Plan;
@@ -10,8 +8,6 @@ use keepline_core::report::{counted, plan as rendered, text};
 use keepline_core::snapshot::Topology;
 use keepline_node::run::Exclusive;
 use keepline_node::{ActError, Report};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
 use crate::args::act::ConsentArgs;
 use crate::fault::fault;
@@ -31,8 +27,7 @@ pub(super) enum Decision {
     Stop(u8),
 }
 
-/// Shows a plan, and asks for consent where that is needed. `asks`: whether it is to be asked at
-/// all on a terminal.
+/// Shows a plan, and asks for consent where that is needed.
 ///
 /// # Errors
 /// When it cannot be shown, or nobody can be asked.
@@ -72,21 +67,6 @@ pub(super) fn question(consent: ConsentArgs) -> anyhow::Result<Decision> {
     }
     eprintln!("keepline: nothing was changed");
     Ok(Decision::Stop(IN_PART))
-}
-
-/// A flag that Ctrl-C and SIGTERM set: what is begun is brought to an end. A second one ends the
-/// process at once; the journal knows then what was begun.
-///
-/// # Errors
-/// When signals cannot be caught.
-pub(super) fn stopper() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
-            .and_then(|_| flag::register(signal, Arc::clone(&stop)))
-            .with_context(|| format!("catch signal {signal}"))?;
-    }
-    Ok(stop)
 }
 
 /// The right to change this machine.

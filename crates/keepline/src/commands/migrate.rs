@@ -5,7 +5,6 @@ mod stop;
 mod tell;
 
 use std::collections::BTreeSet;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -18,6 +17,8 @@ use keepline_migrate::{
     Engine as _, EngineError, Found, Migration, Mode, Outcome, Service, Settings, Stop, names,
 };
 
+use super::consent::{self, DONE, Decision, IN_PART};
+use crate::args::act::ConsentArgs;
 use crate::fault::fault;
 use crate::output;
 use tell::Teller;
@@ -35,12 +36,9 @@ pub struct MigrateArgs {
         required_unless_present_any = ["resume", "rollback"]
     )]
     pub to: Option<To>,
-    /// Say what would be done, and change nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Do not ask; needed where there is no terminal
-    #[arg(long)]
-    pub yes: bool,
+    /// Whether it is only shown, and whether it is asked
+    #[command(flatten)]
+    pub consent: ConsentArgs,
     /// Go on where an earlier run ended
     #[arg(long, conflicts_with = "rollback")]
     pub resume: bool,
@@ -97,11 +95,6 @@ impl Allowed {
     }
 }
 
-/// Done, or what was there to see was shown.
-const DONE: u8 = 0;
-/// Refused, or not all of it done: stderr says why.
-const NOT_DONE: u8 = 1;
-
 /// Looks, shows the plan, asks, and carries it out.
 ///
 /// # Errors
@@ -114,7 +107,7 @@ pub fn run(args: &MigrateArgs) -> anyhow::Result<u8> {
     let found = match job.look(&mut engine) {
         Err(taken @ Stop::NameTaken(_)) => {
             tell::stopped(&job.name, &taken, None);
-            return Ok(NOT_DONE);
+            return Ok(IN_PART);
         }
         found => found?,
     };
@@ -177,7 +170,7 @@ impl Job<'_> {
         };
         let Some(service) = &found.service else {
             tell::begun(&self.name);
-            return Ok(NOT_DONE);
+            return Ok(IN_PART);
         };
         let tasks = engine.tasks(&self.name).map_err(unable)?;
         let around = engine.surroundings().map_err(unable)?;
@@ -185,7 +178,7 @@ impl Job<'_> {
         let report = preflight::look(service, to, &tasks, &around, &allowed);
         if !report.refusals.is_empty() {
             tell::refusals(&report.refusals);
-            return Ok(NOT_DONE);
+            return Ok(IN_PART);
         }
         let bound = clients::addresses(service, &tasks);
         self.carry_out(engine, found, to, &report.notes, &bound, |run| run.start(to))
@@ -194,7 +187,7 @@ impl Job<'_> {
     fn take_up(&mut self, engine: &mut Docker, found: &Found) -> anyhow::Result<u8> {
         let Some((_, state)) = &found.copy else {
             tell::nothing(&self.name, found.service.as_ref().map(Service::mode));
-            return Ok(NOT_DONE);
+            return Ok(IN_PART);
         };
         let (goal, back) = match self.args.rollback {
             true => (state.from, true),
@@ -204,7 +197,7 @@ impl Job<'_> {
             && to != state.to
         {
             tell::other_way(&self.name, state.to);
-            return Ok(NOT_DONE);
+            return Ok(IN_PART);
         }
         let tasks = engine.tasks(&self.name).map_err(unable)?;
         let bound = match &found.service {
@@ -234,14 +227,13 @@ impl Job<'_> {
         };
         let steps = found.plan(goal).unwrap_or_default();
         let plan = tell::plan(&self.name, goal, &steps, spec, notes, &clients::of(bound));
-        if self.args.dry_run {
+        if self.args.consent.dry_run {
             output::print(&format!("{plan}\nNothing was changed.\n"))?;
             return Ok(DONE);
         }
         eprint!("{plan}");
-        if !self.args.yes && !agreed()? {
-            eprintln!("keepline: nothing was changed");
-            return Ok(NOT_DONE);
+        if let Decision::Stop(status) = consent::question(self.args.consent)? {
+            return Ok(status);
         }
         let mut clock = stop::Wall::until_told()?;
         let settings = self.settings();
@@ -271,7 +263,7 @@ impl Job<'_> {
                 let live = engine.surroundings().map(|around| names::live(&around));
                 let gone = bound.difference(&live.unwrap_or_default()).copied().collect();
                 tell::still_bound(&clients::of(&gone));
-                Ok(if warnings.is_empty() { DONE } else { NOT_DONE })
+                Ok(if warnings.is_empty() { DONE } else { IN_PART })
             }
             Outcome::RolledBack { why } => {
                 let why = text::escape(&why.to_string(), text::SENTENCE);
@@ -280,7 +272,7 @@ impl Job<'_> {
                     "help: {name} is in mode {} as before; nothing is left over",
                     goal.other()
                 );
-                Ok(NOT_DONE)
+                Ok(IN_PART)
             }
             Outcome::Stopped { why, .. }
                 if self.look(engine).is_ok_and(|it| it.copy.is_none() && it.service.is_some()) =>
@@ -288,31 +280,16 @@ impl Job<'_> {
                 let why = text::escape(&why.to_string(), text::SENTENCE);
                 eprintln!("keepline: error: {why}");
                 eprintln!("help: nothing was changed");
-                Ok(NOT_DONE)
+                Ok(IN_PART)
             }
             Outcome::Stopped { why, back } => {
                 tell::stopped(name, why, back.as_ref());
-                Ok(NOT_DONE)
+                Ok(IN_PART)
             }
             Outcome::NothingToDo => {
                 tell::nothing(name, None);
-                Ok(NOT_DONE)
+                Ok(IN_PART)
             }
         }
     }
-}
-
-/// Whether the user says yes.
-fn agreed() -> anyhow::Result<bool> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(fault(
-            "there is no terminal to ask at",
-            "say --yes to do it, or --dry-run to see only",
-        ));
-    }
-    eprint!("Go on? [y/N] ");
-    io::stderr().flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }

@@ -11,13 +11,14 @@ use super::consent::{self, DONE, Decision, IN_PART};
 use crate::args::Output;
 use crate::args::act::{StatusArgs, UndoArgs};
 use crate::output;
+use crate::signals::{self, SIGINT, SIGTERM};
 
 /// `keepline undo`
 ///
 /// # Errors
 /// When it could not run.
 pub fn undo(args: &UndoArgs) -> anyhow::Result<u8> {
-    let stop = consent::stopper()?;
+    let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
     let mut exclusive = (!args.consent.dry_run).then(consent::exclusive).transpose()?;
     let mut standing = match &exclusive {
         Some(exclusive) => exclusive.standing(),

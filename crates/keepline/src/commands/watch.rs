@@ -1,34 +1,25 @@
 //! `keepline check --watch`: look, show, wait, until a signal says enough.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use jiff::tz::TimeZone;
 use keepline_core::duration::human;
 use keepline_core::report::text;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
 use super::check::Look;
 use crate::args::{CheckArgs, CheckOutput};
 use crate::output;
+use crate::signals::{self, SIGINT, SIGTERM};
 
 /// How often a wait looks for a signal.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Repeats the check; the exit status is the last one's.
 pub(super) fn run(args: &CheckArgs, interval: Duration) -> anyhow::Result<u8> {
-    let enough = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // A second signal ends a look that hangs.
-        flag::register_conditional_shutdown(signal, 2, Arc::clone(&enough))
-            .and_then(|_| flag::register(signal, Arc::clone(&enough)))
-            .with_context(|| format!("catch signal {signal}"))?;
-    }
+    let enough = signals::stop_flag(&[SIGINT, SIGTERM])?;
     loop {
         let next = Instant::now() + interval;
         let look = Look::take(args)?;

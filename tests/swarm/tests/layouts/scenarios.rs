@@ -63,6 +63,47 @@ fn networks_with_the_same_addresses_are_told_apart() {
     }
 }
 
+/// Where somebody's backup daemon runs already (keepalived), `hold` speaks to that one, sends nothing
+/// to its peers, and leaves it as it is.
+#[test]
+fn hold_respects_a_sync_daemon_that_runs() {
+    if skip("scenarios::hold_respects_a_sync_daemon_that_runs") {
+        return;
+    }
+    json("lab up swarm --name peer --sessions 4 --tcp-timeout 60s -o json");
+    let director = |line: &str| {
+        let script = format!("nsenter --net=/run/netns/kl-peer-lb {line}");
+        the_guest().ok(&script).unwrap_or_else(|error| {
+            let _ = the_guest().sh("/payload/keepline lab down --all");
+            panic!("{error}")
+        })
+    };
+    director("ipvsadm --start-daemon backup --mcast-interface eth0 --syncid 9");
+    let daemons = director("ipvsadm -Ln --daemon");
+    assert!(daemons.contains("eth0") && daemons.contains("syncid=9"), "{daemons}");
+    // Whoever is on the director's network would hear what leaves it.
+    the_guest()
+        .ok("(nsenter --net=/run/netns/kl-peer-db1 timeout 60 python3 -c 'import socket, struct
+s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x800))
+print(\"listening\", flush=True)
+while True:
+    p = s.recv(2048)
+    if p[16:20] == bytes([224, 0, 0, 81]): print(\"heard\", flush=True)' >/run/heard 2>&1 &)
+             until grep -q listening /run/heard; do sleep 0.1; done")
+        .unwrap();
+    let held = keepline("apply hold --once --for 1h --netns kl-peer-lb --yes");
+    let entries = director("ipvsadm -Lnc");
+    let after = director("ipvsadm -Ln --daemon");
+    let heard = the_guest().ok("cat /run/heard").unwrap();
+    keepline("lab down --all");
+
+    assert_eq!(held.status, 0, "{}{}", held.stdout, held.stderr);
+    let long = entries.lines().filter(|line| line.contains(" 59:")).count();
+    assert_eq!(long, 4, "{entries}");
+    assert_eq!(after, daemons);
+    assert_eq!(heard, "listening\n");
+}
+
 /// Thousands of sessions come and go while checks run. The timeout is long: in an emulated guest
 /// some wait for their turn for seconds, and with a short one are orphaned in truth.
 #[test]

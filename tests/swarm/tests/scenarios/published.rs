@@ -1,7 +1,7 @@
 //! Published ports: through the host's translation and `ingress_sbox` to the task.
 
 use crate::check::{Expected, number};
-use crate::ground::Ground;
+use crate::ground::{Container, Ground};
 use crate::scenario;
 use crate::session::{From::Host, Session};
 
@@ -14,6 +14,27 @@ const TOLERANCE: f64 = 2.0;
 /// A service on node1 with a port that every node takes.
 fn publish(ground: &Ground) {
     ground.service("web", "--constraint node.hostname==node1 --publish 8081:7000");
+}
+
+/// A session from a node to the port of node1, and the task that answers.
+fn opened(ground: &Ground, node: u8) -> (Container, Session<'_>) {
+    publish(ground);
+    let server = ground.container(1, "web");
+    ground.set_timeout(1, DIRECTOR, TIMEOUT);
+    let session = Session::open(ground, node, Host, "192.168.77.1 8081");
+    assert_eq!(session.backend, server.id[..12]);
+    (server, session)
+}
+
+/// What is to be seen of it: client, server and backend, the task, and whose socket it is seen by.
+fn expected<'a>(
+    [client, server, backend]: [&'a str; 3],
+    task: &'a Container,
+    container: Option<&'a Container>,
+) -> Expected<'a> {
+    let (network, service) = ("ingress", "web");
+    let task = (task, "node1");
+    Expected { client, server, backend, director: DIRECTOR, network, service, task, container }
 }
 
 fn countdown_is_right(ground: &Ground, expected: &Expected<'_>) {
@@ -31,23 +52,11 @@ fn countdown_is_right(ground: &Ground, expected: &Expected<'_>) {
 
 scenario! {
     fn a_published_port_with_its_client_on_the_host(ground) {
-        publish(ground);
-        let server = ground.container(1, "web");
-        ground.set_timeout(1, DIRECTOR, TIMEOUT);
-        let mut session = Session::open(ground, 1, Host, "192.168.77.1 8081");
-        assert_eq!(session.backend, server.id[..12]);
+        let (server, mut session) = opened(ground, 1);
         let (client, address) = (session.client.clone(), session.server.clone());
         let backend = backend(ground, &client);
-        let expected = Expected {
-            client: &client,
-            server: &address,
-            backend: &backend,
-            director: DIRECTOR,
-            network: "ingress",
-            service: "web",
-            task: (&server, "node1"),
-            container: None,
-        };
+        let ways = [client.as_str(), &address, &backend];
+        let expected = expected(ways, &server, None);
         countdown_is_right(ground, &expected);
 
         ground.set_timeout(1, DIRECTOR, SHORT);
@@ -64,23 +73,11 @@ scenario! {
 scenario! {
     /// No socket of the client is on this machine: the task's and the entries must do.
     fn a_published_port_with_its_client_outside(ground) {
-        publish(ground);
-        let server = ground.container(1, "web");
-        ground.set_timeout(1, DIRECTOR, TIMEOUT);
-        let mut session = Session::open(ground, 2, Host, "192.168.77.1 8081");
-        assert_eq!(session.backend, server.id[..12]);
+        let (server, mut session) = opened(ground, 2);
         let (client, address) = (session.client.clone(), session.server.clone());
         let backend = backend(ground, &client);
-        let expected = Expected {
-            client: &client,
-            server: &address,
-            backend: &backend,
-            director: DIRECTOR,
-            network: "ingress",
-            service: "web",
-            task: (&server, "node1"),
-            container: Some(&server),
-        };
+        let ways = [client.as_str(), &address, &backend];
+        let expected = expected(ways, &server, Some(&server));
         countdown_is_right(ground, &expected);
 
         ground.set_timeout(1, DIRECTOR, SHORT);

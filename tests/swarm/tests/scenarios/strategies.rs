@@ -122,7 +122,7 @@ scenario! {
         }
         let said = ground.run(1, "keepline apply timeout --tcp 2h --yes");
         assert!(said.contains("tcp 12 s → 7200 s"), "{said}");
-        scene.silence();
+        scene.silence_with_one_backend_more();
         for crowd in &mut crowds {
             assert_eq!(crowd.write(), ALL);
         }
@@ -224,7 +224,7 @@ scenario! {
         for crowd in &mut crowds {
             assert_eq!(crowd.write(), ALL);
         }
-        scene.silence();
+        scene.silence_with_one_backend_more();
         for crowd in &mut crowds {
             assert_eq!(crowd.write(), ALL);
         }
@@ -294,7 +294,7 @@ scenario! {
         assert_ne!(scene.settings(), before);
         ground.run(1, "keepline undo --yes");
         assert_eq!(scene.settings(), before);
-        for tenths in [2, 4, 7, 10] {
+        for tenths in [1, 2, 3, 4, 6, 8, 10, 12] {
             ground.run(
                 1,
                 &format!(

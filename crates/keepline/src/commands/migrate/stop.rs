@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use keepline_migrate::{Clock, Interrupted};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::flag;
+
+use crate::signals::{self, SIGHUP, SIGINT, SIGTERM};
 
 /// The clock of a real run.
 #[derive(Debug)]
@@ -30,14 +29,8 @@ impl Wall {
     /// # Errors
     /// When the signals cannot be caught.
     pub fn until_told() -> anyhow::Result<Self> {
-        let wall = Self::default();
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            // In this order: the first signal finds the flag down.
-            flag::register_conditional_default(signal, Arc::clone(&wall.stop))
-                .and_then(|_| flag::register(signal, Arc::clone(&wall.stop)))
-                .with_context(|| format!("catch signal {signal}"))?;
-        }
-        Ok(wall)
+        let stop = signals::stop_flag(&[SIGINT, SIGTERM, SIGHUP])?;
+        Ok(Self { stop, ..Self::default() })
     }
 }
 

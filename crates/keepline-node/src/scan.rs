@@ -67,10 +67,11 @@ fn look(place: &Place, kernel_lists_fast: bool) -> Found {
         Ok(addresses) => found.namespace.addresses = addresses,
         Err(error) => found.missed("addresses", &error),
     }
-    match translation() {
-        Ok(translation) => {
-            found.namespace.translates = translation.nat;
-            found.namespace.nftables_balances = translation.balances;
+    found.namespace.translates = has_old_nat();
+    match chains() {
+        Ok(chains) => {
+            found.namespace.translates |= chains.nat;
+            found.namespace.nftables_balances = chains.balances;
         }
         Err(error) => found.missed("nat chains", &error),
     }
@@ -179,12 +180,19 @@ fn neighbours() -> Result<Vec<(IpAddr, LinkAddress)>, Error> {
     Ok(neighbours)
 }
 
-/// What is set up in a namespace by rules.
+/// Whether the old iptables has a nat table here.
+fn has_old_nat() -> bool {
+    ["ip_tables_names", "ip6_tables_names"].into_iter().any(|names| {
+        procfs::net_file(names).unwrap_or_default().lines().any(|table| table == "nat")
+    })
+}
+
+/// What the chains of nftables are for.
 #[derive(Debug, Default)]
-struct Translation {
-    /// nat chains: of nftables, or of the old iptables.
+struct Chains {
+    /// Some translate.
     nat: bool,
-    /// The tables of an Engine that balances Swarm services with nftables.
+    /// Some are of an Engine that balances Swarm services with nftables.
     balances: bool,
 }
 
@@ -192,31 +200,28 @@ struct Translation {
 /// (moby pull 53125).
 const NFTABLES_BALANCER: &str = "docker-lb-";
 
-fn translation() -> Result<Translation, Error> {
-    let mut found = Translation::default();
+fn chains() -> Result<Chains, Error> {
+    let mut found = Chains::default();
     // Asking would load the module where it is not: then there is nothing to be told.
-    if nftables_is_there() {
-        Netlink::open(Protocol::Netfilter)?.dump(
-            "list nftables chains",
-            &nftables::dump_chains(1),
-            |event| {
-                match event {
-                    Event::Start => found = Translation::default(),
-                    Event::Message(message) if message.kind == nftables::NEW_CHAIN => {
-                        let chain = nftables::parse_chain(message.payload)?;
-                        found.nat |= chain.kind.as_deref() == Some("nat");
-                        found.balances |= chain.table.starts_with(NFTABLES_BALANCER);
-                    }
-                    Event::Message(_) => {}
+    if !nftables_is_there() {
+        return Ok(found);
+    }
+    Netlink::open(Protocol::Netfilter)?.dump(
+        "list nftables chains",
+        &nftables::dump_chains(1),
+        |event| {
+            match event {
+                Event::Start => found = Chains::default(),
+                Event::Message(message) if message.kind == nftables::NEW_CHAIN => {
+                    let chain = nftables::parse_chain(message.payload)?;
+                    found.nat |= chain.kind.as_deref() == Some("nat");
+                    found.balances |= chain.table.starts_with(NFTABLES_BALANCER);
                 }
-                Ok(())
-            },
-        )?;
-    }
-    for names in ["ip_tables_names", "ip6_tables_names"] {
-        let tables = procfs::net_file(names).unwrap_or_default();
-        found.nat |= tables.lines().any(|table| table == "nat");
-    }
+                Event::Message(_) => {}
+            }
+            Ok(())
+        },
+    )?;
     Ok(found)
 }
 

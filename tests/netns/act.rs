@@ -2,87 +2,19 @@
 //! back.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::lab::{Lab, keepline, output, run_for_json};
-
-/// A folder for the journal of one test.
-struct Run(PathBuf);
-
-impl Run {
-    fn new(name: &str) -> Self {
-        let folder =
-            std::env::temp_dir().join(format!("keepline-run-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        Self(folder)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = keepline();
-        command.args(arguments).env("KEEPLINE_RUN", &self.0).env("KEEPLINE_PINS", self.pins());
-        command
-    }
-
-    /// Programs of one test are pinned apart from those of others.
-    fn pins(&self) -> PathBuf {
-        Path::new("/sys/fs/bpf").join(self.0.file_name().unwrap())
-    }
-
-    /// Exit status and output.
-    fn keepline(&self, arguments: &[&str]) -> (i32, String) {
-        output(&mut self.command(arguments))
-    }
-
-    /// Output of a command that must end with 0.
-    #[track_caller]
-    fn done(&self, arguments: &[&str]) -> String {
-        let (status, text) = self.keepline(arguments);
-        assert_eq!(status, 0, "{arguments:?}: {text}");
-        text
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn in_netns(netns: &str, line: &str) -> String {
-    let (status, text) =
-        output(Command::new("ip").args(["netns", "exec", netns, "sh", "-c", line]));
-    assert_eq!(status, 0, "{netns}: {line}: {text}");
-    text
-}
-
-/// Every setting that a strategy touches, byte for byte.
-fn settings(netns: &str) -> String {
-    in_netns(
-        netns,
-        "cat /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_* /proc/sys/net/ipv4/tcp_keepalive_*",
-    )
-}
-
-fn entries(director: &str) -> usize {
-    let listed = in_netns(director, "conntrack -L -p tcp --dport 7000 2>/dev/null");
-    listed.lines().filter(|line| line.contains("ESTABLISHED")).count()
-}
+use crate::{
+    lab::{Lab, keepline, output, run_for_json},
+    run::{Run, entries, in_netns, settings, wait_for},
+};
 
 fn summary(netns: &str) -> serde_json::Value {
     run_for_json(&["check", "--netns", netns, "-o", "json", "--all"])["summary"].clone()
-}
-
-#[track_caller]
-fn wait_for(what: &str, mut is_true: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_true() {
-        assert!(Instant::now() < deadline, "not within 30 s: {what}");
-        sleep(Duration::from_millis(100));
-    }
 }
 
 #[test]

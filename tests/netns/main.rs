@@ -18,7 +18,9 @@ macro_rules! needs_root_and_nft {
 }
 
 mod act;
+mod guard;
 mod lab;
+mod run;
 
 use std::{path::Path, process::Command, thread::sleep, time::Duration};
 

@@ -8,6 +8,7 @@ pub mod finding;
 pub mod judge;
 pub mod names;
 pub mod plan;
+pub mod policy;
 pub mod report;
 pub mod session;
 pub mod snapshot;

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use keepline_core::snapshot::topology::{
     Attachment, Container, Network, NetworkService, Node, ResolveError, Service, Task, Topology,
@@ -23,6 +23,7 @@ fn container(id: &str, name: &str) -> Container {
         task: None,
         stack: None,
         node: None,
+        labels: BTreeMap::new(),
         networks: Vec::new(),
     }
 }
@@ -136,6 +137,7 @@ fn shop() -> Topology {
         name: name.to_owned(),
         mode: None,
         ports: Vec::new(),
+        labels: BTreeMap::new(),
     };
     Topology {
         containers: vec![
@@ -228,7 +230,13 @@ fn what_does_not_fit_is_answered_with_what_comes_near() {
 fn names_cannot_write_to_the_terminal() {
     let topology = Topology {
         services: ["evil\u{1b}[2J1", "evil\u{1b}[2J2"]
-            .map(|name| Service { id: None, name: name.to_owned(), mode: None, ports: Vec::new() })
+            .map(|name| Service {
+                id: None,
+                name: name.to_owned(),
+                mode: None,
+                ports: Vec::new(),
+                labels: BTreeMap::new(),
+            })
             .to_vec(),
         ..Topology::default()
     };

@@ -3,7 +3,12 @@
 use std::{io, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use thiserror::Error;
@@ -128,12 +133,42 @@ impl Engine {
         }
     }
 
+    /// GETs `path`, whose answer goes on for as long as the Engine likes: it must begin in time.
+    pub(crate) async fn open(&self, path: &str) -> Result<Incoming, RequestError> {
+        let response = timeout_at(self.deadline, self.send(Method::GET, path, None))
+            .await
+            .map_err(|_elapsed| RequestError::Slow)??;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response.into_body());
+        }
+        let body = timeout_at(self.deadline, whole(response.into_body()))
+            .await
+            .map_err(|_elapsed| RequestError::Slow)??;
+        Err(RequestError::Status { status, message: message(&body) })
+    }
+
     async fn exchange(
         &self,
         method: Method,
         path: &str,
         content: Option<&Value>,
     ) -> Result<Bytes, RequestError> {
+        let response = self.send(method, path, content).await?;
+        let status = response.status();
+        let body = whole(response.into_body()).await?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        Err(RequestError::Status { status, message: message(&body) })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content: Option<&Value>,
+    ) -> Result<Response<Incoming>, RequestError> {
         let builder = Request::builder()
             .method(method)
             .uri(path)
@@ -162,24 +197,22 @@ impl Engine {
 
 /// One connection for one request: connecting to a local socket costs microseconds, and a
 /// connection that went wrong cannot spoil the next answer.
-async fn converse<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Bytes, RequestError>
+async fn converse<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, RequestError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with `sender` and the answer, or with the runtime; its error is also theirs.
     tokio::spawn(connection);
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), BODY_LIMIT)
-        .collect()
-        .await
-        .map_err(|_broken| RequestError::Body)?
-        .to_bytes();
-    if status.is_success() {
-        return Ok(body);
-    }
-    Err(RequestError::Status { status, message: message(&body) })
+    Ok(sender.send_request(request).await?)
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, RequestError> {
+    let body = Limited::new(body, BODY_LIMIT).collect().await;
+    Ok(body.map_err(|_broken| RequestError::Body)?.to_bytes())
 }
 
 /// The Engine says what is wrong as `{"message": …}`; others send what they like.

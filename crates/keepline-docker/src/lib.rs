@@ -9,6 +9,7 @@
 //! dozen fields takes `hyper` and 20.
 #![forbid(unsafe_code)]
 
+mod events;
 mod gather;
 mod host;
 mod http;
@@ -17,6 +18,7 @@ mod read;
 
 use std::{io, time::Duration};
 
+pub use events::follow_events;
 use keepline_core::snapshot::Topology;
 use thiserror::Error;
 use tokio::{runtime::Runtime, time::Instant};

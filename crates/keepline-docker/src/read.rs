@@ -6,11 +6,14 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use keepline_core::snapshot::{
-    Topology,
-    topology::{
-        Attachment, Container, EndpointMode, Named, Network, NetworkService, Node, Port, Service,
-        Task,
+use keepline_core::{
+    policy,
+    snapshot::{
+        Topology,
+        topology::{
+            Attachment, Container, EndpointMode, Named, Network, NetworkService, Node, Port,
+            Service, Task,
+        },
     },
 };
 use serde_json::Value;
@@ -63,6 +66,15 @@ fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 /// The elements of a list; none for anything else.
 fn elements(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
+}
+
+/// The labels that concern Keepline.
+fn own_labels(labels: &Value) -> BTreeMap<String, String> {
+    let texts = members(labels).filter_map(|(key, value)| Some((key, value.as_str()?)));
+    texts
+        .filter(|(key, _)| key.starts_with(policy::LABEL))
+        .map(|(key, value)| (key.clone(), value.to_owned()))
+        .collect()
 }
 
 /// Reads all elements that can be read.
@@ -130,6 +142,7 @@ pub(crate) fn container(listed: &Value, inspected: &Value) -> Option<Container> 
         task: named("task"),
         stack: label("com.docker.stack.namespace"),
         node: swarm("node.id"),
+        labels: own_labels(labels),
         networks: members(networks).filter_map(attachment).collect(),
         id,
     })
@@ -174,6 +187,7 @@ pub(crate) fn network(listed: &Value, inspected: &Value) -> Option<Network> {
                 .unwrap_or_else(|| format!("br-{}", first(12)))
         }),
         lb_address: lb_address(&name, &inspected["Containers"]),
+        labels: own_labels(&listed["Labels"]),
         services: members(&inspected["Services"]).filter_map(network_service).collect(),
         id,
         name,
@@ -241,6 +255,7 @@ pub(crate) fn service(value: &Value) -> Option<Service> {
             Some(_) => None,
         },
         ports: elements(&endpoint["Ports"]).filter_map(service_port).collect(),
+        labels: own_labels(&spec["Labels"]),
     })
 }
 
@@ -307,7 +322,13 @@ fn share_sandboxes(topology: &mut Topology) {
 /// Services that were not listed, as on any worker, from what networks and containers show.
 fn add_services(topology: &mut Topology) {
     let mut seen: BTreeMap<&str, Service> = BTreeMap::new();
-    let new = |name: &str| Service { id: None, name: name.to_owned(), mode: None, ports: vec![] };
+    let new = |name: &str| Service {
+        id: None,
+        name: name.to_owned(),
+        mode: None,
+        ports: vec![],
+        labels: BTreeMap::new(),
+    };
     for network in &topology.networks {
         for service in &network.services {
             let seen = seen.entry(&service.name).or_insert_with(|| new(&service.name));
@@ -320,9 +341,12 @@ fn add_services(topology: &mut Topology) {
             }
         }
     }
-    for service in topology.containers.iter().filter_map(|container| container.service.as_ref()) {
+    for container in &topology.containers {
+        let Some(service) = &container.service else { continue };
         let seen = seen.entry(&service.name).or_insert_with(|| new(&service.name));
         seen.id = Some(service.id.clone());
+        let labels = container.labels.iter().map(|(key, value)| (key.clone(), value.clone()));
+        seen.labels.extend(labels);
     }
     let known = |name: &str| topology.services.iter().any(|service| service.name == name);
     let added: Vec<Service> = seen.into_values().filter(|service| !known(&service.name)).collect();

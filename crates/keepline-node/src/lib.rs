@@ -14,16 +14,18 @@ mod scan;
 mod second_look;
 mod tables;
 
-use std::{path::Path, time::Instant};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Instant};
 
 use keepline_core::{
     Snapshot,
     judge::{Questions, questions},
-    snapshot::{Asked, Incomplete, SCHEMA},
+    snapshot::{Asked, Incomplete, SCHEMA, ServiceId, Topology},
 };
 use keepline_kernel::rights::{Capability, Facts};
 
-pub use act::{ActError, Now, Obstacle, Report, Step, act, answered_directly, compare, undo};
+pub use act::{
+    ActError, Now, Obstacle, Report, Step, act, answered_directly, compare, keepalive_rules, undo,
+};
 pub use error::NodeError;
 pub use keepline_core::snapshot::Select;
 pub use owners::Owners;
@@ -38,6 +40,56 @@ use owners::Holders;
 /// # Errors
 /// When something selected does not exist, or nothing at all can be seen.
 pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
+    observe_with(select, owners, engine::ask)
+}
+
+/// The same for one who knows already what the Engine told, and does not ask again.
+///
+/// # Errors
+/// As [`observe`].
+pub fn observe_knowing(
+    select: &Select,
+    owners: Owners,
+    topology: Option<Topology>,
+) -> Result<Snapshot, NodeError> {
+    observe_with(select, owners, |_host| Ok(topology))
+}
+
+/// What the Engine of this machine tells; none where there is no Engine.
+///
+/// # Errors
+/// Why it tells nothing, in words.
+pub fn topology() -> Result<Option<Topology>, String> {
+    engine::ask(&Facts::read(Path::new(place::PROC)).host)
+}
+
+/// A service, and its backends with their weights.
+pub type Balanced = (ServiceId, Vec<(SocketAddr, u32)>);
+
+/// What directors among the namespaces with these inodes balance: to be compared with an earlier
+/// answer, much cheaper than a whole look. One that cannot be read now is left out.
+///
+/// # Errors
+/// When no namespace can be found.
+pub fn balanced(inodes: &BTreeSet<u64>) -> Result<Vec<(u64, Vec<Balanced>)>, NodeError> {
+    let mut places = place::all()?;
+    places.retain(|place| inodes.contains(&place.inode));
+    let seen = places.iter().filter_map(|place| {
+        let (_, services) = place.enter(tables::ipvs_of_here).ok()?.ok()??;
+        let services = services.into_iter().map(|service| {
+            let backends = service.destinations.iter().map(|it| (it.address, it.weight));
+            (service.id, backends.collect())
+        });
+        Some((place.inode, services.collect()))
+    });
+    Ok(seen.collect())
+}
+
+fn observe_with(
+    select: &Select,
+    owners: Owners,
+    ask: impl FnOnce(&str) -> engine::Answer + Send,
+) -> Result<Snapshot, NodeError> {
     let started = jiff::Timestamp::now();
     let clock = Instant::now();
     let facts = Facts::read(Path::new(place::PROC));
@@ -60,7 +112,7 @@ pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
     }
     let kernel_lists_fast = tables::lists_fast(&facts);
     let (looks, engine) = std::thread::scope(|scope| {
-        let engine = scope.spawn(|| engine::ask(&facts.host));
+        let engine = scope.spawn(|| ask(&facts.host));
         let looks = parallel::map(&places, |place| scan::scan(place, kernel_lists_fast));
         (looks, engine.join().expect("asking the Engine does not panic"))
     });
@@ -114,6 +166,9 @@ fn name(
         questions.processes.truncate(most.min(questions.urgent.max(FEW)));
     }
     let Questions { processes, keepalive, .. } = questions;
+    if owners == Owners::Nobody {
+        return;
+    }
     let sockets: Vec<_> = processes.iter().chain(&keepalive).copied().collect();
     let holders = Holders::find(snapshot, places, &sockets);
     owners::read_keepalive(snapshot, &holders, &keepalive);

@@ -26,6 +26,9 @@ pub enum Owners {
     All,
     /// Of so many, the most urgent sessions first.
     MostUrgent(usize),
+    /// Of none, and keepalive settings stay unread: a session that has keepalive may then be taken
+    /// for one that has none, which costs only that its entry is renewed besides.
+    Nobody,
 }
 
 /// Holders of sockets, namespace by namespace.

@@ -48,6 +48,12 @@ pub enum RunError {
         /// Its process, as it wrote it down.
         pid: String,
     },
+    /// Another guard runs.
+    #[error("another guard (process {pid}) runs on this machine: one is enough")]
+    Guarded {
+        /// Its process, as it wrote it down.
+        pid: String,
+    },
     /// A line of the journal means nothing.
     #[error("{}, line {line}: {source}", path.display())]
     Malformed {
@@ -77,6 +83,7 @@ pub struct Exclusive {
     folder: PathBuf,
     records: Vec<Record>,
     journal: File,
+    guard: bool,
     // Held for as long as this lives; the kernel lets go of it when the process ends.
     _lock: File,
 }
@@ -88,10 +95,8 @@ impl Exclusive {
     /// When another goes on for longer, or the folder cannot be written: nothing is changed then.
     pub fn acquire() -> Result<Self, RunError> {
         let folder = folder();
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(&folder).map_err(failed("make", &folder))?;
-        let lock = lock(&folder)?;
+        make(&folder)?;
+        let lock = lock(&folder.join("lock"), PATIENCE)?;
         let path = folder.join("journal");
         let records = read_journal(&path)?;
         let records = compacted(&path, records)?;
@@ -101,7 +106,15 @@ impl Exclusive {
             .mode(0o600)
             .open(&path)
             .map_err(failed("open", &path))?;
-        Ok(Self { folder, records, journal, _lock: lock })
+        Ok(Self { folder, records, journal, guard: false, _lock: lock })
+    }
+
+    /// The same for the guard: what it changes is told apart from what people do.
+    ///
+    /// # Errors
+    /// As [`Self::acquire`].
+    pub fn for_guard() -> Result<Self, RunError> {
+        Ok(Self { guard: true, ..Self::acquire()? })
     }
 
     /// The lasting changes that stand.
@@ -116,7 +129,8 @@ impl Exclusive {
     /// When the journal cannot be written.
     pub fn begin(&mut self, action: Action) -> Result<u64, RunError> {
         let id = plan::journal::next_id(&self.records);
-        self.write(Record::Begin { id, at: jiff::Timestamp::now(), action, by: me() })?;
+        let by = By { guard: self.guard, ..me() };
+        self.write(Record::Begin { id, at: jiff::Timestamp::now(), action, by })?;
         Ok(id)
     }
 
@@ -159,6 +173,14 @@ impl Exclusive {
     /// # Errors
     /// When the file cannot be written.
     pub fn remember(&self, snapshot: &Snapshot) -> Result<(), RunError> {
+        self.remember_rows(plan::rows(snapshot))
+    }
+
+    /// The same of rows.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn remember_rows(&self, rows: impl Iterator<Item = Row>) -> Result<(), RunError> {
         /// Written anew no more often than this: a hundred thousand sessions are some 20 MB.
         const FRESH: Duration = Duration::from_secs(30);
         let path = self.folder.join("sessions");
@@ -166,22 +188,37 @@ impl Exclusive {
         if age.and_then(|it| it.elapsed().ok()).is_some_and(|age| age < FRESH) {
             return Ok(());
         }
-        let rows: Vec<Row> = plan::rows(snapshot).collect();
-        replace(&path, &rows)
+        replace(&path, &rows.collect::<Vec<Row>>())
     }
 }
 
-fn lock(folder: &Path) -> Result<File, RunError> {
-    let path = folder.join("lock");
+/// The right to be the only guard of this machine, for as long as it lives.
+///
+/// # Errors
+/// When there is one, or the folder cannot be written.
+pub fn only_guard() -> Result<File, RunError> {
+    let folder = folder();
+    make(&folder)?;
+    lock(&folder.join("guard"), Duration::ZERO).map_err(|error| match error {
+        RunError::Busy { pid } => RunError::Guarded { pid },
+        other => other,
+    })
+}
+
+fn make(folder: &Path) -> Result<(), RunError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed("make", folder))
+}
+
+fn lock(path: &Path, patience: Duration) -> Result<File, RunError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .open(&path)
-        .map_err(failed("open", &path))?;
-    let deadline = Instant::now() + PATIENCE;
+        .open(path)
+        .map_err(failed("open", path))?;
+    let deadline = Instant::now() + patience;
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => break,
@@ -189,10 +226,10 @@ fn lock(folder: &Path) -> Result<File, RunError> {
                 std::thread::sleep(Duration::from_millis(50));
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+                let pid = fs::read_to_string(path).unwrap_or_default().trim().to_owned();
                 return Err(RunError::Busy { pid });
             }
-            Err(error) => return Err(failed("lock", &path)(error.into())),
+            Err(error) => return Err(failed("lock", path)(error.into())),
         }
     }
     // For those who wait. That it could not be written is no reason to stop.
@@ -243,11 +280,12 @@ fn me() -> By {
             .or_else(|| name("USER"))
             .unwrap_or_else(|| user(rustix::process::getuid().as_raw())),
         command: std::env::args().collect::<Vec<_>>().join(" "),
+        guard: false,
     }
 }
 
 /// A journal of more records than this is made anew from what stands.
-const LONG: usize = 20_000;
+const LONG: usize = 4_000;
 
 /// What was done and undone long ago need not be kept for ever.
 fn compacted(path: &Path, records: Vec<Record>) -> Result<Vec<Record>, RunError> {
@@ -255,7 +293,7 @@ fn compacted(path: &Path, records: Vec<Record>) -> Result<Vec<Record>, RunError>
         return Ok(records);
     }
     let mut kept = Vec::new();
-    for it in plan::journal::standing(&records) {
+    for it in plan::journal::squashed(plan::journal::standing(&records)) {
         let Standing { id, step, at, action, by, change, finished } = it;
         kept.push(Record::Begin { id, at, action, by });
         kept.push(Record::Change { id, step, change });
@@ -311,7 +349,7 @@ pub fn memory() -> Result<Memory, RunError> {
     };
     let rows: Vec<Row> = serde_json::from_reader(BufReader::new(file))
         .map_err(|source| RunError::Malformed { path, line: 0, source })?;
-    rows.into_iter().for_each(|row| memory.add(row));
+    rows.into_iter().for_each(|row| memory.add(row, 0));
     Ok(memory)
 }
 
@@ -341,11 +379,7 @@ impl Holding {
     /// When the folder cannot be written.
     pub fn announce(scope: Scope) -> Result<Self, RunError> {
         let folder = folder().join("holds");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(failed("make", &folder))?;
+        make(&folder)?;
         let path = folder.join(std::process::id().to_string());
         let hold = Hold { scope, since: jiff::Timestamp::now(), by: me() };
         replace(&path, &hold)?;

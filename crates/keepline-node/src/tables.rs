@@ -85,7 +85,7 @@ fn number(name: &str) -> Option<u32> {
 }
 
 /// Timeouts and services; None where nothing is balanced.
-fn ipvs_of_here() -> Result<Option<(Timeouts, Vec<Service>)>, Error> {
+pub(crate) fn ipvs_of_here() -> Result<Option<(Timeouts, Vec<Service>)>, Error> {
     let netlink = Netlink::open(Protocol::Generic)?;
     let request = genl::get_family(ipvs::FAMILY_NAME, 1);
     let family = netlink.request("find IPVS", &request, genl::parse_family)?;

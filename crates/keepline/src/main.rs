@@ -46,6 +46,8 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Heal(args) => commands::apply::heal(&args),
         Command::Touch(args) => commands::apply::touch(&args),
         Command::Abort(args) => commands::apply::abort(&args),
+        Command::Guard(args) => commands::guard::run(args),
+        Command::Policy(args) => commands::guard::policy(&args),
         Command::Capture(args) => commands::capture::run(&args),
         Command::Migrate(args) => commands::migrate::run(&args),
         Command::Lab(args) => commands::lab(args),

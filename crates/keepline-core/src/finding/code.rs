@@ -73,6 +73,7 @@ pages! {
     CONNTRACK_OFF = 16 Note "KL016";
     DIRECT_REPLIES = 17 Note "KL017";
     NFTABLES_BALANCES = 18 Note "KL018";
+    POLICY_INVALID = 19 Warning "KL019";
 }
 
 impl Code {

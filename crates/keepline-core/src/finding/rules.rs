@@ -6,6 +6,7 @@ use super::{Code, Finding, fix};
 use crate::{
     duration::human,
     names::Namer,
+    policy,
     session::{End, Session, Table, Why},
     snapshot::{Incomplete, Snapshot},
 };
@@ -22,6 +23,7 @@ pub(crate) fn find(snapshot: &Snapshot, sessions: &mut [Session]) -> Vec<Finding
     findings.extend(super::directors::find(snapshot, sessions));
     findings.extend(of_the_scan(&snapshot.incomplete));
     findings.extend(without_names(&snapshot.unnamed));
+    findings.extend(labels_that_say_nothing(snapshot));
     findings.sort_by(|a, b| {
         (a.code.severity(), a.code, std::cmp::Reverse(a.sessions)).cmp(&(
             b.code.severity(),
@@ -238,6 +240,23 @@ fn without_names(unnamed: &[String]) -> Option<Finding> {
              may be shown without their names"
         ),
         fix: vec!["docker info".to_owned()],
+        director: None,
+    })
+}
+
+/// A label of Keepline that Keepline does not understand: whoever set it believes that it holds.
+fn labels_that_say_nothing(snapshot: &Snapshot) -> Option<Finding> {
+    let faults = snapshot.topology.as_ref().map(policy::label_faults)?;
+    let first = faults.first()?;
+    let more = match faults.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    Some(Finding {
+        code: Code::POLICY_INVALID,
+        sessions: 0,
+        detail: format!("{first}{more}; the guard goes on with what was said before"),
+        fix: vec!["keepline policy".to_owned()],
         director: None,
     })
 }

@@ -4,7 +4,7 @@ use super::route::marked;
 use crate::{
     names::Namer,
     session::{End, Session, Verdict, Why},
-    snapshot::{Scope, ServiceId, Snapshot},
+    snapshot::{Asked, Scope, ServiceId, Snapshot},
 };
 
 /// `IP_VS_SVC_F_SCHED_MH_PORT` (`SCHED2`): the client's port counts in the choice.
@@ -38,20 +38,34 @@ pub(super) fn within(
     namer: &Namer<'_>,
     session: &Session,
 ) -> bool {
+    if let Some(named) = by_name(scope, namer, session) {
+        return named;
+    }
     let Some(chosen) = &scope.namespaces else { return true };
     let chosen = |namespace: usize| chosen.contains(&snapshot.namespaces[namespace].inode);
-    if chosen(session.socket.namespace)
+    chosen(session.socket.namespace)
         || session.director.is_some_and(chosen)
         || session.other_end.is_some_and(|end| chosen(end.namespace))
-    {
-        return true;
-    }
-    if scope.asked.is_empty() {
-        return false;
+}
+
+/// Whether its service or network is in a scope or left out of it, if either is named there.
+fn by_name(scope: &Scope, namer: &Namer<'_>, session: &Session) -> Option<bool> {
+    let Scope { asked, except, .. } = scope;
+    if asked.is_empty() && except.is_empty() {
+        return None;
     }
     let names = namer.of(session);
-    names.service.is_some_and(|name| scope.asked.services.iter().any(|it| it == name))
-        || names.network.is_some_and(|network| scope.asked.networks.contains(&network.id))
+    let service =
+        |list: &Asked| names.service.is_some_and(|it| list.services.iter().any(|s| s == it));
+    let network = |list: &Asked| names.network.is_some_and(|it| list.networks.contains(&it.id));
+    [
+        (service(asked), true),
+        (service(except), false),
+        (network(asked), true),
+        (network(except), false),
+    ]
+    .into_iter()
+    .find_map(|(fits, within)| fits.then_some(within))
 }
 
 /// Whether the client's next packet is taken for the start of a session, and given to the backend

@@ -29,16 +29,22 @@ pub fn direct(snapshot: &Snapshot, judgement: &Judgement) -> Plan {
     plan
 }
 
-/// Plans what has to change since the programs answered for `known`, if anything: their tables, also
-/// where nothing is left to answer for, and then the end of connections to backends that a service
-/// has no longer, so that clients connect again instead of waiting. Nothing after a look that missed
-/// something: a table that was not seen is not an empty one.
+/// Plans what has to change since the programs answered for `known`, if anything. Nothing after a
+/// look that missed something: a table that was not seen is not an empty one.
 #[must_use]
 pub fn follow(snapshot: &Snapshot, judgement: &Judgement, known: &[DirectService]) -> Plan {
     let mut plan = Plan::new(Action::Direct);
     let now = services(snapshot, judgement, &mut plan);
-    plan.refused.clear();
-    if now != known && snapshot.incomplete.is_empty() {
+    if snapshot.incomplete.is_empty() { turn(snapshot, known, now) } else { Plan::new(plan.action) }
+}
+
+/// Plans that the programs answer for `now` instead of `known`: their tables, also where nothing is
+/// left to answer for, and then the end of connections to backends that a service has no longer, so
+/// that clients connect again instead of waiting.
+#[must_use]
+pub fn turn(snapshot: &Snapshot, known: &[DirectService], now: Vec<DirectService>) -> Plan {
+    let mut plan = Plan::new(Action::Direct);
+    if now != known {
         let stranded = stranded(snapshot, known, &now);
         answer(snapshot, now, &mut plan);
         plan.changes.extend(stranded);

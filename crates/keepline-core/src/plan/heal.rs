@@ -26,6 +26,8 @@ pub struct Memory {
 struct Way {
     backend: SocketAddr,
     seen_as: Option<SocketAddr>,
+    /// When it was last seen, by the caller's clock (seconds).
+    seen: u64,
 }
 
 /// One row of a [`Memory`], as it is kept in a file.
@@ -44,20 +46,44 @@ pub struct Row {
 }
 
 impl Memory {
-    /// Adds every entry of `snapshot`; what is newer counts.
-    pub fn learn(&mut self, snapshot: &Snapshot) {
+    /// Adds every entry of `snapshot`, seen at `now`, any clock's seconds; what is newer counts.
+    pub fn learn(&mut self, snapshot: &Snapshot, now: u64) {
         for row in rows(snapshot) {
-            self.add(row);
+            self.add(row, now);
         }
     }
 
-    /// Adds one row.
-    pub fn add(&mut self, row: Row) {
+    /// Adds one row, seen at `now`.
+    pub fn add(&mut self, row: Row, now: u64) {
         let Row { director, client, server, backend, seen_as } = row;
-        let way = self.known.entry((director, client, server)).or_insert(Way { backend, seen_as });
+        let unknown = Way { backend, seen_as, seen: now };
+        let way = self.known.entry((director, client, server)).or_insert(unknown);
         // conntrack's row of a session knows more than that of IPVS.
         let seen_as = seen_as.or(way.seen_as.filter(|_| way.backend == backend));
-        *way = Way { backend, seen_as };
+        *way = Way { backend, seen_as, seen: now };
+    }
+
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Forgets what was last seen before `then`.
+    pub fn forget(&mut self, then: u64) {
+        self.known.retain(|_, way| way.seen >= then);
+        self.known.shrink_to(self.known.len() * 2);
+    }
+
+    /// What it holds, as it is kept in a file.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        self.known.iter().map(|((director, client, server), way)| Row {
+            director: director.clone(),
+            client: *client,
+            server: *server,
+            backend: way.backend,
+            seen_as: way.seen_as,
+        })
     }
 
     fn get(&self, director: &str, client: SocketAddr, server: SocketAddr) -> Option<Way> {
@@ -65,12 +91,13 @@ impl Memory {
     }
 }
 
-/// What a snapshot teaches.
+/// What a snapshot teaches: of sessions that were open.
 pub fn rows(snapshot: &Snapshot) -> impl Iterator<Item = Row> {
     snapshot.namespaces.iter().flat_map(|namespace| {
         let ipvs = namespace.ipvs.iter().flat_map(|ipvs| &ipvs.entries);
         let conntrack = namespace.conntrack.iter().flat_map(|conntrack| &conntrack.entries);
-        ipvs.chain(conntrack).map(|entry| Row {
+        let open = ipvs.chain(conntrack).filter(|entry| entry.state == EntryState::Established);
+        open.map(|entry| Row {
             director: namespace.name.clone(),
             client: entry.client,
             server: entry.server,
@@ -113,7 +140,7 @@ fn entry(
     if session.state != TcpState::Established {
         return Err("one side has closed it: `keepline abort` ends it".to_owned());
     }
-    let Way { backend, seen_as } = backend(snapshot, namespace, session, client, server, memory)?;
+    let (backend, seen_as) = backend(snapshot, namespace, session, client, server, memory)?;
     let backend = as_entered(namespace, server, backend);
     let remembered = |fwmark, will| Remembered {
         client,
@@ -187,19 +214,17 @@ fn backend(
     client: SocketAddr,
     server: SocketAddr,
     memory: &Memory,
-) -> Result<Way, String> {
+) -> Result<(SocketAddr, Option<SocketAddr>), String> {
     if session.end == End::Backend {
         let own = socket(snapshot, session.socket);
-        return Ok(Way { backend: own.local, seen_as: Some(own.remote) });
+        return Ok((own.local, Some(own.remote)));
     }
     if let Some(end) = session.other_end {
         let other = socket(snapshot, end);
-        return Ok(Way { backend: other.local, seen_as: Some(other.remote) });
+        return Ok((other.local, Some(other.remote)));
     }
-    let way = memory.get(&namespace.name, client, server).or_else(|| {
-        let backend = single_backend(namespace, server)?;
-        Some(Way { backend, seen_as: None })
-    });
+    let way = memory.get(&namespace.name, client, server).map(|it| (it.backend, it.seen_as));
+    let way = way.or_else(|| Some((single_backend(namespace, server)?, None)));
     let Some(way) = way else {
         return Err("its backend is not on this machine, no earlier look knows it (keepline heal \
                     --from FILE takes a capture), and the service has several"
@@ -207,12 +232,12 @@ fn backend(
     };
     // A backend here that still had the session would have been found by its socket.
     let here = |other: &&Namespace| {
-        !std::ptr::eq(*other, namespace) && other.addresses.contains(&way.backend.ip())
+        !std::ptr::eq(*other, namespace) && other.addresses.contains(&way.0.ip())
     };
     if snapshot.namespaces.iter().any(|other| here(&other)) {
         return Err(format!(
             "backend {} is on this machine and has no socket for it: it has closed the session",
-            way.backend
+            way.0
         ));
     }
     Ok(way)

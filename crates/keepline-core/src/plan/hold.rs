@@ -23,6 +23,24 @@ pub struct HoldWish {
     pub due_within: Option<Duration>,
 }
 
+/// How often held sessions are looked at, at the least: half-closed ones run on a clock of 60 s.
+const SELDOM: Duration = Duration::from_secs(20);
+/// And at the most, for timeouts of seconds.
+const OFTEN: Duration = Duration::from_millis(300);
+
+/// How long to wait between two looks at what is held: a third of the shortest time that a director
+/// forgets after, so that every idle session is seen twice before its entry runs out.
+#[must_use]
+pub fn pause(snapshot: &Snapshot) -> Duration {
+    let timeouts = snapshot.namespaces.iter().flat_map(|namespace| {
+        let ipvs = namespace.ipvs.as_ref().map(|ipvs| ipvs.timeouts.tcp);
+        let conntrack = namespace.conntrack.as_ref().filter(|it| !it.entries.is_empty());
+        let conntrack = conntrack.and_then(|it| it.timeouts).map(|it| it.established);
+        ipvs.into_iter().chain(conntrack)
+    });
+    timeouts.min().map_or(SELDOM, |shortest| (shortest / 3).clamp(OFTEN, SELDOM))
+}
+
 /// Plans to renew the entry of every session whose socket is open on this machine: the client's, or
 /// where the client is elsewhere the backend's.
 #[must_use]

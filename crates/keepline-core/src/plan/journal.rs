@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Change};
+use super::{Action, Change, What};
 
 /// Who did something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct By {
     pub user: String,
     /// Its command line; untrusted.
     pub command: String,
+    /// Whether it was the guard, by its policy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guard: bool,
 }
 
 /// One record; a line of the journal.
@@ -133,4 +136,74 @@ pub fn next_id(records: &[Record]) -> u64 {
         | Record::Undone { id, .. } => *id,
     });
     ids.max().map_or(1, |last| last.saturating_add(1))
+}
+
+/// The same with less: what one object was set to meanwhile is of no use once it is set to
+/// something else by the same. Undoing leads to what was there at first either way.
+#[must_use]
+pub fn squashed(standing: Vec<Standing>) -> Vec<Standing> {
+    let mut kept: Vec<Standing> = Vec::with_capacity(standing.len());
+    for it in standing {
+        let before = kept.iter_mut().rev().find(|known| same_object(&known.change, &it.change));
+        match before {
+            // Only the last word on an object may be joined: what lies between was said by another.
+            Some(known)
+                if known.finished
+                    && it.finished
+                    && known.action == it.action
+                    && known.by.guard == it.by.guard =>
+            {
+                if let Some(joined) = joined(&known.change.what, &it.change.what) {
+                    known.change.what = joined;
+                    continue;
+                }
+                kept.push(it);
+            }
+            _ => kept.push(it),
+        }
+    }
+    kept
+}
+
+fn same_object(a: &Change, b: &Change) -> bool {
+    let what = match (&a.what, &b.what) {
+        (What::Timeouts { .. }, What::Timeouts { .. })
+        | (What::NewSockets { .. }, What::NewSockets { .. })
+        | (What::Direct { .. }, What::Direct { .. }) => true,
+        (What::Sysctl { path: a, .. }, What::Sysctl { path: b, .. }) => a == b,
+        (What::Scheduler { service: a, .. }, What::Scheduler { service: b, .. }) => a == b,
+        _ => false,
+    };
+    what && a.place == b.place
+}
+
+/// One change that does what two did, where the second began at what the first left.
+fn joined(first: &What, second: &What) -> Option<What> {
+    Some(match (first.clone(), second.clone()) {
+        (What::Timeouts { before, after: left }, What::Timeouts { before: found, after })
+            if left == found =>
+        {
+            What::Timeouts { before, after }
+        }
+        (What::Sysctl { path, before, after: left }, What::Sysctl { before: found, after, .. })
+            if left == found =>
+        {
+            What::Sysctl { path, before, after }
+        }
+        (
+            What::Scheduler { service, before, after: left },
+            What::Scheduler { before: found, after, .. },
+        ) if left == found => What::Scheduler { service, before, after },
+        (What::NewSockets { before, after: left }, What::NewSockets { before: found, after })
+            if left == found =>
+        {
+            What::NewSockets { before, after }
+        }
+        (What::Direct { before, after: left }, What::Direct { before: found, after })
+            if left == found =>
+        {
+            What::Direct { before, after }
+        }
+        _ => return None,
+    })
 }

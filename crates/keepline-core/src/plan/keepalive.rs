@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How keepalive shall be. Absent values follow from the director's timeout.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeepaliveWish {
     /// Silence before the first probe.
     pub idle: Option<Duration>,

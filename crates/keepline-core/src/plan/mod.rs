@@ -9,6 +9,7 @@ mod hold;
 pub mod journal;
 mod keepalive;
 mod programs;
+mod reconcile;
 mod rehash;
 mod sockets;
 mod timeout;
@@ -19,14 +20,15 @@ use std::{collections::BTreeSet, fmt};
 use serde::{Deserialize, Serialize};
 
 pub use change::{Change, KeepaliveChange, Place, Remembered, Scheduling, SocketId, What};
-pub use direct::{direct, follow};
+pub use direct::{direct, follow, turn};
 pub use heal::{Memory, Row, heal, rows};
-pub use hold::{HoldWish, hold};
+pub use hold::{HoldWish, hold, pause as hold_pause};
 pub use keepalive::{KeepaliveWish, keepalive};
 pub use programs::{DirectBackend, DirectService, KeepaliveRule, KeepaliveRules, KeepaliveTimes};
+pub use reconcile::{InForce, Pass, reconcile};
 pub use rehash::rehash;
 pub use sockets::{abort, touch};
-pub use timeout::{LONGEST, TimeoutError, TimeoutWish, timeout};
+pub use timeout::{LONGEST, TimeoutError, TimeoutWish, check_timeout, timeout};
 pub use undo::{Undo, undo};
 
 use crate::{judge::Judgement, snapshot::Snapshot};

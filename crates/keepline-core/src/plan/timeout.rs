@@ -66,7 +66,7 @@ pub fn timeout(
     judgement: &Judgement,
     wish: TimeoutWish,
 ) -> Result<Plan, TimeoutError> {
-    check(wish)?;
+    check_timeout(wish)?;
     let mut plan = Plan::new(Action::Timeout);
     let mut entries = Entries::default();
     let directors = directors(snapshot, judgement);
@@ -82,7 +82,11 @@ pub fn timeout(
     Ok(plan)
 }
 
-fn check(wish: TimeoutWish) -> Result<(), TimeoutError> {
+/// Whether a kernel fulfils a wish.
+///
+/// # Errors
+/// What it would not take.
+pub fn check_timeout(wish: TimeoutWish) -> Result<(), TimeoutError> {
     let wishes = [("--tcp", wish.tcp), ("--tcpfin", wish.tcp_fin), ("--udp", wish.udp)];
     if wishes.iter().all(|(_, wish)| wish.is_none()) {
         return Err(TimeoutError::Nothing);

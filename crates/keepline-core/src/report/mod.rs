@@ -5,6 +5,7 @@ pub mod human;
 pub mod json;
 pub mod nagios;
 pub mod plan;
+pub mod policy;
 pub mod status;
 mod table;
 pub mod text;

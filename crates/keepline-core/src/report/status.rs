@@ -6,7 +6,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
 use super::{
-    Style, json,
+    Style, counted, json,
     text::{self, escape},
 };
 use crate::{
@@ -44,13 +44,38 @@ pub struct Held {
     pub scope: Scope,
 }
 
+/// The guard that runs.
+#[derive(Debug, Serialize)]
+pub struct Guard {
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// When it last looked.
+    pub last_look: Option<Timestamp>,
+    /// Entries it has renewed.
+    pub held: u64,
+    /// Sessions it has brought back.
+    pub healed: u64,
+    /// What it cannot do or understand; untrusted.
+    pub troubles: Vec<String>,
+}
+
 /// The status as text, each line ended.
 #[must_use]
-pub fn human(applied: &[Applied<'_>], holds: &[Held], style: Style) -> String {
+pub fn human(
+    applied: &[Applied<'_>],
+    holds: &[Held],
+    guard: Option<&Guard>,
+    style: Style,
+) -> String {
+    let mut out = guard.map_or_else(String::new, |guard| guarded(guard, style));
     if applied.is_empty() && holds.is_empty() {
-        return "Nothing is applied.\n".to_owned();
+        out.push_str("Nothing is applied.\n");
+        return out;
     }
-    let mut out = String::new();
     for held in holds {
         let whole = held.scope.namespaces.is_none();
         let what = if whole { "every session of this machine" } else { "some sessions" };
@@ -92,6 +117,25 @@ pub fn human(applied: &[Applied<'_>], holds: &[Held], style: Style) -> String {
     out
 }
 
+fn guarded(guard: &Guard, style: Style) -> String {
+    let time = |at: Option<Timestamp>| at.map_or_else(|| "not yet".to_owned(), local);
+    let mut out = format!(
+        "{}: since {} ({}[{}]), last look {}\n  {} renewed, {} brought back\n",
+        style.paint("1", "guard"),
+        time(guard.since),
+        escape(&guard.version, text::NAME),
+        guard.pid,
+        time(guard.last_look),
+        counted(usize::try_from(guard.held).unwrap_or(usize::MAX), "entry", "entries"),
+        counted(usize::try_from(guard.healed).unwrap_or(usize::MAX), "session", "sessions"),
+    );
+    for trouble in &guard.troubles {
+        let lines = text::wrap(&escape(trouble, text::SENTENCE), style.width.saturating_sub(6));
+        out.push_str(&format!("  {} {}\n", style.paint("1;33", "!"), lines.join("\n    ")));
+    }
+    out
+}
+
 fn local(at: Timestamp) -> String {
     at.to_zoned_datetime(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
@@ -104,12 +148,18 @@ fn by(by: &By) -> String {
 ///
 /// # Errors
 /// Those of `out`.
-pub fn json(out: impl Write, applied: &[Applied<'_>], holds: &[Held]) -> io::Result<()> {
+pub fn json(
+    out: impl Write,
+    applied: &[Applied<'_>],
+    holds: &[Held],
+    guard: Option<&Guard>,
+) -> io::Result<()> {
     #[derive(Serialize)]
     struct Document<'a> {
         schema: &'static str,
         applied: Vec<AppliedView<'a>>,
         running: Vec<RunningView<'a>>,
+        guard: Option<&'a Guard>,
     }
     #[derive(Serialize)]
     struct AppliedView<'a> {
@@ -148,7 +198,7 @@ pub fn json(out: impl Write, applied: &[Applied<'_>], holds: &[Held]) -> io::Res
         by: &it.by,
         everything: it.scope.namespaces.is_none(),
     });
-    let document =
-        Document { schema: SCHEMA, applied: applied.collect(), running: running.collect() };
+    let (applied, running) = (applied.collect(), running.collect());
+    let document = Document { schema: SCHEMA, applied, running, guard };
     json::write(out, &document)
 }

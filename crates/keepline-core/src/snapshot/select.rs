@@ -58,6 +58,10 @@ pub struct Scope {
     /// Services and networks.
     #[serde(skip_serializing_if = "Asked::is_empty", default)]
     pub asked: Asked,
+    /// Services and networks that are left out of it: a service that is asked for counts more than
+    /// its network that is left out.
+    #[serde(skip_serializing_if = "Asked::is_empty", default)]
+    pub except: Asked,
 }
 
 /// Why something selected is not exactly one thing that was seen.
@@ -118,6 +122,7 @@ impl Snapshot {
         Scope {
             namespaces: (!everything).then(|| chosen.map(|namespace| namespace.inode).collect()),
             asked: self.asked.clone(),
+            except: Asked::default(),
         }
     }
 

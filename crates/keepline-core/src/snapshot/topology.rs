@@ -3,7 +3,7 @@
 
 mod resolve;
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +87,9 @@ pub struct Container {
     /// Id of the node the Swarm put it on.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub node: Option<String>,
+    /// Its labels that concern Keepline (`keepline.…`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub labels: BTreeMap<String, String>,
     /// Where it is attached.
     #[serde(default)]
     pub networks: Vec<Attachment>,
@@ -132,6 +135,9 @@ pub struct Network {
     /// The director's own address on this node: a backend sees it as the peer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lb_address: Option<IpAddr>,
+    /// Its labels that concern Keepline (`keepline.…`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub labels: BTreeMap<String, String>,
     /// Services with tasks in this network, on all nodes.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub services: Vec<NetworkService>,
@@ -198,6 +204,10 @@ pub struct Service {
     /// Published ports. Workers see those of the ingress network only.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub ports: Vec<Port>,
+    /// Its labels that concern Keepline (`keepline.…`). Workers are told none of a service: there
+    /// those of its containers count.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A published port.

@@ -7,4 +7,5 @@ mod directors;
 mod lifetimes;
 mod names;
 mod plans;
+mod policy;
 mod properties;

@@ -1,6 +1,6 @@
 //! The Engine's names joined to what was seen, and what is chosen by them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keepline_core::{
     Code, Judgement, Options, Snapshot, judge,
@@ -13,7 +13,7 @@ use keepline_core::{
 
 use crate::build::*;
 
-const NETWORK: &str = "edja88p19aaaaaaaaaaaaaaaa";
+pub const NETWORK: &str = "edja88p19aaaaaaaaaaaaaaaa";
 
 fn container(id: char, name: &str, file: &str, address: &str) -> Container {
     Container {
@@ -26,6 +26,7 @@ fn container(id: char, name: &str, file: &str, address: &str) -> Container {
         task: None,
         stack: None,
         node: None,
+        labels: BTreeMap::new(),
         networks: vec![Attachment {
             network: NETWORK.to_owned(),
             name: "net1".to_owned(),
@@ -34,7 +35,7 @@ fn container(id: char, name: &str, file: &str, address: &str) -> Container {
     }
 }
 
-fn topology() -> Topology {
+pub fn topology() -> Topology {
     let service = NetworkService {
         name: "db".to_owned(),
         vip: Some(address(VIP).ip()),
@@ -62,12 +63,19 @@ fn topology() -> Topology {
             ..Network::default()
         }],
         services: vec![
-            Service { id: Some("s1".to_owned()), name: "db".to_owned(), mode: None, ports: vec![] },
+            Service {
+                id: Some("s1".to_owned()),
+                name: "db".to_owned(),
+                mode: None,
+                ports: vec![],
+                labels: BTreeMap::new(),
+            },
             Service {
                 id: Some("s2".to_owned()),
                 name: "dba".to_owned(),
                 mode: None,
                 ports: vec![],
+                labels: BTreeMap::new(),
             },
         ],
         ..Topology::default()

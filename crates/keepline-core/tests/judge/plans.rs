@@ -18,7 +18,7 @@ fn judged(snapshot: &Snapshot) -> keepline_core::Judgement {
     judge(snapshot, &Options::default())
 }
 
-fn orphaned() -> Snapshot {
+pub fn orphaned() -> Snapshot {
     let mut snapshot = swarm(None);
     look_again(&mut snapshot, SecondLookResult::Confirmed);
     snapshot
@@ -327,7 +327,7 @@ fn heal_never_guesses() {
     assert!(plan.refused[0].why.contains("no earlier look knows it"), "{plan:?}");
 
     let mut memory = Memory::default();
-    memory.learn(&swarm(Some(entry(300))));
+    memory.learn(&swarm(Some(entry(300))), 0);
     let plan = heal(&snapshot, &memory);
     let What::Entries { entries, .. } = &plan.changes[0].what else { panic!("{plan:?}") };
     assert_eq!(entries[0].backend, address(BACKEND_ADDRESS), "an earlier look");
@@ -348,14 +348,14 @@ fn heal_refuses_a_backend_that_was_replaced_or_has_closed() {
     assert!(plan.changes.is_empty(), "the new task knows nothing of it");
     assert!(plan.refused[0].why.contains("has no socket for it"), "{plan:?}");
     let mut memory = Memory::default();
-    memory.learn(&swarm(Some(entry(300))));
+    memory.learn(&swarm(Some(entry(300))), 0);
     let plan = heal(&replaced, &memory);
     assert!(plan.refused[0].why.contains("the task was replaced"), "{plan:?}");
 
     let mut closed = orphaned();
     closed.namespaces[BACKEND].sockets.clear();
     let mut memory = Memory::default();
-    memory.learn(&swarm(Some(entry(300))));
+    memory.learn(&swarm(Some(entry(300))), 0);
     let plan = heal(&closed, &memory);
     assert!(plan.changes.is_empty());
     assert!(plan.refused[0].why.contains("has closed the session"), "{plan:?}");
@@ -381,7 +381,7 @@ fn sysctl(before: &str, after: &str) -> Change {
 #[test]
 fn the_journal_knows_what_stands_and_the_way_back() {
     let at = jiff::Timestamp::UNIX_EPOCH;
-    let by = By { pid: 1, user: "root".to_owned(), command: "keepline".to_owned() };
+    let by = By { pid: 1, user: "root".to_owned(), command: "keepline".to_owned(), guard: false };
     let begin = |id| Record::Begin { id, at, action: plan::Action::Timeout, by: by.clone() };
     let change = |id, step, change| Record::Change { id, step, change };
     let done =

@@ -349,6 +349,14 @@ pub fn answered_directly() -> Result<Option<Vec<keepline_core::plan::DirectServi
     programs::services()
 }
 
+/// Keepalive for connections to come, as programs give it now.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn keepalive_rules() -> Result<Option<keepline_core::plan::KeepaliveRules>, Obstacle> {
+    programs::rules()
+}
+
 /// `/proc`, where holders of sockets are looked for.
 pub(crate) fn proc() -> &'static Path {
     Path::new(PROC)

@@ -1,6 +1,7 @@
 //! The command line. Help shows examples first: most readers want one to copy.
 
 pub mod act;
+pub mod guard;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +29,7 @@ Examples:
   keepline explain KL001          what a finding means
   keepline heal                   bring forgotten sessions back
   keepline apply hold             keep the others from being forgotten
+  keepline guard                  the same by policy, for as long as it runs
   keepline timeouts               after how much silence each director forgets
   keepline lab demo               watch a session being lost, in half a minute",
     after_help = "Run as root: other network namespaces cannot be read otherwise.",
@@ -135,6 +137,32 @@ Examples:
 Only sessions that are confirmed to be orphaned; this cannot be undone.
 Exit status: 0 done, 1 done in part or refused, 2 could not run.")]
     Abort(act::RemedyArgs),
+
+    /// Keep idle sessions alive on this machine, by policy, for as long as it runs
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  keepline guard                           as /etc/keepline/config.toml and labels say
+  keepline guard --config guard.toml --log text
+  keepline guard --once                    one pass, for cron
+  keepline policy                          what holds where, and who said so
+  docker service update --label-add keepline.strategy=off db",
+    after_help = "\
+SIGHUP reads the file again; SIGTERM ends it, and what was applied stays: keepline
+undo takes it back. Metrics are told to this machine only, unless --listen or the
+file say otherwise.
+Exit status: 0 ended, with --once all done; 1 with --once: done in part; 2 could
+not run.")]
+    Guard(guard::GuardArgs),
+
+    /// Show which strategy holds where, and who said so
+    #[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  keepline policy
+  keepline policy -o json | jq .networks
+  keepline policy --config new.toml        what a file would say",
+    after_help = "\
+Exit status: 0 shown, 1 some values say nothing, 2 could not run.")]
+    Policy(guard::PolicyArgs),
 
     /// Write what is seen to a file, to be looked at later or elsewhere
     #[command(help_template = TEMPLATE, before_help = "\

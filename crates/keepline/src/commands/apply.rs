@@ -19,10 +19,6 @@ use crate::fault::fault;
 use crate::signals::{self, SIGINT, SIGTERM};
 use crate::{output, select};
 
-/// How often held sessions are looked at, at the most: half-closed ones run on a clock of 60 s.
-const SELDOM: Duration = Duration::from_secs(20);
-/// And at the least, for timeouts of seconds.
-const OFTEN: Duration = Duration::from_millis(300);
 /// How often a wait looks for a signal.
 const TICK: Duration = Duration::from_millis(100);
 /// Consent that is older than this is compared with what is there by then.
@@ -73,7 +69,7 @@ pub fn heal(args: &HealArgs) -> anyhow::Result<u8> {
         Err(error) => return Err(error.into()),
     };
     if let Some(file) = &args.from {
-        memory.learn(&captured(file)?);
+        memory.learn(&captured(file)?, 0);
     }
     carry_out(&args.select.to_select(), args.consent, |seen| {
         Ok(plan::heal(&seen.snapshot, &seen.judgement, &memory))
@@ -207,7 +203,7 @@ fn hold(args: &HoldArgs) -> anyhow::Result<u8> {
     drop(exclusive);
     let holding = Holding::announce(first.snapshot.scope())?;
     eprintln!("keepline: holding, Ctrl-C ends it");
-    let mut pause = interval(&first.snapshot);
+    let mut pause = plan::hold_pause(&first.snapshot);
     let mut status = consent::DONE;
     loop {
         let next = Instant::now() + pause;
@@ -225,7 +221,7 @@ fn hold(args: &HoldArgs) -> anyhow::Result<u8> {
                     let sessions = counted(renewed, "entry", "entries");
                     eprintln!("keepline: {sessions} renewed");
                 }
-                pause = interval(&seen.snapshot);
+                pause = plan::hold_pause(&seen.snapshot);
                 status = consent::DONE;
             }
             // A namespace that is being rebuilt, another Keepline at work: the next round does it.
@@ -314,16 +310,4 @@ fn round(select: &Select, pause: Duration) -> anyhow::Result<(usize, Seen)> {
         }
     }
     Ok((renewed, seen))
-}
-
-/// A third of the shortest time that a director forgets after: every idle session is seen twice
-/// before its entry runs out.
-fn interval(snapshot: &Snapshot) -> Duration {
-    let timeouts = snapshot.namespaces.iter().flat_map(|namespace| {
-        let ipvs = namespace.ipvs.as_ref().map(|ipvs| ipvs.timeouts.tcp);
-        let conntrack = namespace.conntrack.as_ref().filter(|it| !it.entries.is_empty());
-        let conntrack = conntrack.and_then(|it| it.timeouts).map(|it| it.established);
-        ipvs.into_iter().chain(conntrack)
-    });
-    timeouts.min().map_or(SELDOM, |shortest| (shortest / 3).clamp(OFTEN, SELDOM))
 }

@@ -84,7 +84,7 @@ pub(super) fn exclusive() -> anyhow::Result<Exclusive> {
                 format!("{error}: nothing was changed"),
                 "what Keepline changes must be written down first, so that undo can take it back",
             ),
-            RunError::Busy { .. } => error.into(),
+            RunError::Busy { .. } | RunError::Guarded { .. } => error.into(),
             RunError::Malformed { path, .. } => fault(
                 error.to_string(),
                 format!("if nothing of it matters any more: rm {}", path.display()),

@@ -6,6 +6,7 @@ pub mod check;
 mod consent;
 pub mod explain;
 pub mod generate;
+pub mod guard;
 pub mod migrate;
 pub mod standing;
 pub mod timeouts;

@@ -4,6 +4,7 @@ use keepline_core::plan::journal::Standing;
 use keepline_core::plan::{self, Action};
 use keepline_core::report::plan as rendered;
 use keepline_core::report::status::{self, Applied};
+use keepline_guard::control;
 use keepline_node::run::{self, Hold};
 use keepline_node::{Now, Owners};
 
@@ -45,6 +46,12 @@ pub fn undo(args: &UndoArgs) -> anyhow::Result<u8> {
     if args.consent.dry_run {
         return Ok(DONE);
     }
+    if standing.iter().any(|it| it.by.guard) && guard().is_some() {
+        eprintln!(
+            "keepline: warning: the guard did some of this by its policy, and will do it again: \
+             `keepline policy` shows where it says so"
+        );
+    }
     if consent::question(args.consent)? != Decision::Go {
         return Ok(IN_PART);
     }
@@ -64,11 +71,35 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
     let applied: Vec<Applied<'_>> =
         standing.iter().zip(&now).map(|(standing, now)| applied(standing, now)).collect();
     let holds: Vec<status::Held> = run::holds().into_iter().map(held).collect();
+    let guard = guard();
     output::stdout(|out| match args.output {
-        Output::Human => out.write_all(status::human(&applied, &holds, output::style()).as_bytes()),
-        Output::Json => status::json(out, &applied, &holds),
+        Output::Human => {
+            let text = status::human(&applied, &holds, guard.as_ref(), output::style());
+            out.write_all(text.as_bytes())
+        }
+        Output::Json => status::json(out, &applied, &holds, guard.as_ref()),
     })?;
     Ok(DONE)
+}
+
+/// What the guard tells of itself, where one runs.
+fn guard() -> Option<status::Guard> {
+    let told = match control::ask(&control::socket()) {
+        Ok(told) => told?,
+        Err(error) => {
+            eprintln!("keepline: warning: the guard was not asked: {error}");
+            return None;
+        }
+    };
+    Some(status::Guard {
+        pid: told.pid,
+        version: told.version,
+        since: told.since,
+        last_look: told.last_look,
+        held: told.held,
+        healed: told.healed,
+        troubles: told.troubles,
+    })
 }
 
 fn held(hold: Hold) -> status::Held {

@@ -1,0 +1,371 @@
+//! What holds where, and what one pass of the guard makes of it.
+
+use std::time::Duration;
+
+use keepline_core::{
+    Judgement, Options, Snapshot, judge,
+    plan::{
+        self, Action, Change, InForce, Memory, Pass, Place, Plan, What,
+        journal::{By, Standing, squashed},
+        reconcile,
+    },
+    policy::{Layer, Policies, Remembered, Rules, Source, Strategy, label_faults},
+    session::Table,
+    snapshot::{Mark, ServiceId, Topology},
+};
+
+use crate::{build::*, names::topology};
+
+fn layer(pairs: &[(&str, &str)]) -> Layer {
+    let mut layer = Layer::default();
+    for (key, value) in pairs {
+        layer.set(key, value).unwrap();
+    }
+    layer
+}
+
+fn rules(pairs: &[(&str, &str)]) -> Rules {
+    Rules { everything: layer(pairs), ..Rules::default() }
+}
+
+fn policies(rules: &Rules, topology: &Topology) -> Policies {
+    let (policies, invalid) = Policies::of(rules, Some(topology), &mut Remembered::default());
+    assert_eq!(invalid, []);
+    policies
+}
+
+fn label(topology: &mut Topology, key: &str, value: &str) {
+    let key = format!("keepline.{key}");
+    topology.services[0].labels.insert(key, value.to_owned());
+}
+
+/// A look at a Swarm node, its names, and what `policies` make of it.
+fn pass(mut snapshot: Snapshot, policies: &Policies, in_force: &InForce) -> Pass {
+    snapshot.join(topology());
+    let judgement = judge(&snapshot, &Options::default());
+    pass_of(&mut snapshot, judgement, policies, in_force)
+}
+
+fn pass_of(
+    snapshot: &mut Snapshot,
+    judgement: Judgement,
+    policies: &Policies,
+    in_force: &InForce,
+) -> Pass {
+    let due = Duration::from_secs(1000);
+    reconcile(snapshot, judgement, policies, in_force, &Memory::default(), due)
+}
+
+fn planned(pass: &Pass) -> Vec<(Action, usize)> {
+    pass.plans.iter().map(|plan| (plan.action, plan.changes.len())).collect()
+}
+
+fn standing(change: Change, action: Action, guard: bool) -> Standing {
+    let (user, command) = ("root".to_owned(), "keepline".to_owned());
+    let by = By { pid: 1, user, command, guard };
+    let at = jiff::Timestamp::UNIX_EPOCH;
+    Standing { id: 1, step: 0, at, action, by, change, finished: true }
+}
+
+fn alive() -> Snapshot {
+    swarm(Some(entry(300)))
+}
+
+#[test]
+fn service_over_network_over_everything_and_label_over_file() {
+    let mut topology = topology();
+    let mut rules = rules(&[("strategy", "timeout"), ("tcp-timeout", "1h")]);
+    let network = topology.networks[0].clone();
+    let service = &network.services[0];
+    let strategy = |rules: &Rules, topology: &Topology| {
+        let policies = policies(rules, topology);
+        let said = policies.service(&network, service).strategy;
+        (said.value, said.source)
+    };
+    assert_eq!(strategy(&Rules::default(), &topology), (Strategy::Auto, Source::BuiltIn));
+    assert_eq!(strategy(&rules, &topology), (Strategy::Timeout, Source::File));
+    rules.networks.insert("net1".to_owned(), layer(&[("strategy", "hold")]));
+    assert_eq!(strategy(&rules, &topology), (Strategy::Hold, Source::NetworkFile));
+    let labels = &mut topology.networks[0].labels;
+    labels.insert("keepline.strategy".to_owned(), "off".to_owned());
+    assert_eq!(strategy(&rules, &topology), (Strategy::Off, Source::NetworkLabel));
+    rules.services.insert("db".to_owned(), layer(&[("strategy", "rehash")]));
+    assert_eq!(strategy(&rules, &topology), (Strategy::Rehash, Source::ServiceFile));
+    label(&mut topology, "strategy", "direct");
+    assert_eq!(strategy(&rules, &topology), (Strategy::Direct, Source::ServiceLabel));
+    // What is not said anywhere nearer is as it was said further away.
+    let policies = policies(&rules, &topology);
+    let timeout = policies.service(&network, service).tcp_timeout;
+    assert_eq!((timeout.value, timeout.source), (seconds(3600), Source::File));
+}
+
+#[test]
+fn a_label_that_says_nothing_leaves_its_object_as_it_was() {
+    let mut remembered = Remembered::default();
+    let mut topology = topology();
+    let network = topology.networks[0].clone();
+    let mut strategy = |topology: &Topology| {
+        let (policies, invalid) = Policies::of(&Rules::default(), Some(topology), &mut remembered);
+        (policies.service(&network, &network.services[0]).strategy.value, invalid.len())
+    };
+    label(&mut topology, "strategy", "off");
+    assert_eq!(strategy(&topology), (Strategy::Off, 0));
+    label(&mut topology, "strategy", "of");
+    assert_eq!(strategy(&topology), (Strategy::Off, 1));
+    topology.services[0].labels.clear();
+    assert_eq!(strategy(&topology), (Strategy::Auto, 0));
+    label(&mut topology, "keepalive-idle", "0s");
+    assert_eq!(strategy(&topology), (Strategy::Auto, 1));
+    let faults = label_faults(&topology);
+    let text = faults[0].to_string();
+    assert!(text.starts_with("service db: keepline.keepalive-idle = `0s`: the kernel"), "{text}");
+}
+
+#[test]
+fn every_value_is_looked_at() {
+    let good = [
+        ("strategy", "auto"),
+        ("tcp-timeout", "2h"),
+        ("keepalive-idle", "5m"),
+        ("keepalive-interval", "30s"),
+        ("keepalive-probes", "5"),
+        ("heal", "false"),
+    ];
+    for (key, value) in good {
+        assert_eq!(Layer::default().set(key, value), Ok(()), "{key}");
+        for wrong in ["", "x", "-1", "999999999h", "1e9"] {
+            assert!(Layer::default().set(key, wrong).is_err(), "{key} = {wrong:?}");
+        }
+    }
+    assert!(Layer::default().set("strateg", "hold").unwrap_err().contains("tcp-timeout"));
+}
+
+#[test]
+fn by_default_entries_are_held() {
+    let policies = policies(&Rules::default(), &topology());
+    let pass = pass(alive(), &policies, &InForce::default());
+    assert_eq!(planned(&pass), [(Action::Hold, 2)], "and conntrack's below it");
+    let What::Entries { table: Table::Ipvs, entries } = &pass.plans[0].changes[0].what else {
+        panic!("{pass:?}")
+    };
+    assert_eq!(entries[0].will, seconds(900));
+    assert!(policies.held().namespaces.is_none());
+}
+
+#[test]
+fn off_does_nothing_and_is_not_said_to_be_held() {
+    let mut topology = topology();
+    label(&mut topology, "strategy", "off");
+    let policies = policies(&Rules::default(), &topology);
+    let mut snapshot = alive();
+    snapshot.join(topology);
+    snapshot.held.push(policies.held());
+    let judgement = judge(&snapshot, &Options::default());
+    assert_eq!(judgement.summary.at_risk, 1, "nobody holds it: {judgement:?}");
+    let pass = pass_of(&mut snapshot, judgement, &policies, &InForce::default());
+    assert_eq!(planned(&pass), []);
+    // Nor is what was forgotten brought back.
+    let lost = self::pass(crate::plans::orphaned(), &policies, &InForce::default());
+    assert_eq!(planned(&lost), []);
+    let auto = self::policies(&Rules::default(), &self::topology());
+    assert_eq!(
+        planned(&self::pass(crate::plans::orphaned(), &auto, &InForce::default())),
+        [(Action::Heal, 1)]
+    );
+}
+
+#[test]
+fn a_service_may_be_held_in_a_network_that_is_not() {
+    let mut topology = topology();
+    topology.networks[0].labels.insert("keepline.strategy".to_owned(), "off".to_owned());
+    label(&mut topology, "strategy", "hold");
+    let policies = policies(&Rules::default(), &topology);
+    let mut snapshot = alive();
+    snapshot.join(topology);
+    snapshot.held.push(policies.held());
+    let judgement = judge(&snapshot, &Options::default());
+    assert_eq!(judgement.summary.safe, 1, "{:?}", judgement.sessions);
+}
+
+fn timeouts(tcp: u64) -> Change {
+    let snapshot = alive();
+    let before = snapshot.namespaces[DIRECTOR].ipvs.as_ref().unwrap().timeouts;
+    let after = keepline_core::snapshot::Timeouts { tcp: seconds(tcp), ..before };
+    Change {
+        place: Place::of(&snapshot.namespaces[DIRECTOR]),
+        what: What::Timeouts { before, after },
+    }
+}
+
+fn with_timeout(tcp: u64) -> Snapshot {
+    let mut snapshot = alive();
+    snapshot.namespaces[DIRECTOR].ipvs.as_mut().unwrap().timeouts.tcp = seconds(tcp);
+    snapshot
+}
+
+#[test]
+fn a_timeout_is_set_once_and_taken_back_when_nobody_wants_it() {
+    let wanted = policies(&rules(&[("strategy", "timeout"), ("tcp-timeout", "2h")]), &topology());
+    let first = pass(alive(), &wanted, &InForce::default());
+    let sets = |plan: &Plan| plan.changes.iter().any(|it| it.what == timeouts(7200).what);
+    assert!(first.plans.iter().any(sets), "{first:?}");
+    assert_eq!(first.undo, []);
+
+    let in_force = InForce {
+        standing: vec![standing(timeouts(7200), Action::Timeout, true)],
+        ..InForce::default()
+    };
+    let again = pass(with_timeout(7200), &wanted, &in_force);
+    assert!(!again.plans.iter().flat_map(|it| &it.changes).any(|it| it.what.lasts()), "{again:?}");
+    assert_eq!(again.undo, []);
+
+    let other = policies(&Rules::default(), &topology());
+    let back = pass(with_timeout(7200), &other, &in_force);
+    assert_eq!(back.undo, in_force.standing);
+    assert_eq!(planned(&back), [], "first back, then a look at what is there");
+
+    // What was not seen may be wanted still.
+    let mut snapshot = with_timeout(7200);
+    snapshot.incomplete.push(keepline_core::snapshot::Incomplete {
+        what: "x".to_owned(),
+        why: "y".to_owned(),
+        help: None,
+    });
+    assert_eq!(pass(snapshot, &other, &in_force).undo, []);
+}
+
+#[test]
+fn what_is_set_by_hand_wins() {
+    let wanted = policies(&rules(&[("strategy", "timeout"), ("tcp-timeout", "2h")]), &topology());
+    let by_hand = standing(timeouts(60), Action::Timeout, false);
+    let in_force = InForce { standing: vec![by_hand], ..InForce::default() };
+    let seen = pass(with_timeout(60), &wanted, &in_force);
+    let timeouts = |changes: &[Change]| {
+        changes.iter().filter(|it| matches!(it.what, What::Timeouts { .. })).count()
+    };
+    assert_eq!(seen.plans.iter().map(|it| timeouts(&it.changes)).sum::<usize>(), 0, "{seen:?}");
+    assert_eq!(timeouts(&seen.overruled), 1);
+    // Nor is what the guard had set below it taken back.
+    let mut both = in_force.clone();
+    both.standing.insert(0, standing(self::timeouts(7200), Action::Timeout, true));
+    let off = policies(&rules(&[("strategy", "off")]), &topology());
+    assert_eq!(pass(with_timeout(60), &off, &both).undo, []);
+}
+
+#[test]
+fn published_ports_are_rehashed_and_other_directors_left_to_their_owners() {
+    let mut topology = topology();
+    let auto = policies(&Rules::default(), &topology);
+    let left = pass(alive(), &auto, &InForce::default());
+    assert!(left.plans.iter().all(|it| it.action != Action::Rehash), "{left:?}");
+    topology.networks[0].ingress = true;
+    let auto = policies(&Rules::default(), &topology);
+    let mut snapshot = alive();
+    snapshot.join(topology);
+    let judgement = judge(&snapshot, &Options::default());
+    let pass = pass_of(&mut snapshot, judgement, &auto, &InForce::default());
+    let rehash = pass.plans.iter().find(|it| it.action == Action::Rehash).unwrap();
+    let what: Vec<&What> = rehash.changes.iter().map(|it| &it.what).collect();
+    assert!(matches!(what[0], What::Scheduler { service: ServiceId::Fwmark(256), .. }), "{what:?}");
+    assert!(what.iter().any(|it| matches!(it, What::Sysctl { .. })), "{what:?}");
+    assert!(pass.plans.iter().any(|it| it.action == Action::Hold), "and held where it can be");
+}
+
+/// The same with a second service, `web`, at 10.0.1.9.
+fn two_services() -> (Snapshot, Topology) {
+    let mut topology = topology();
+    let mut second = topology.networks[0].services[0].clone();
+    second.name = "web".to_owned();
+    second.vip = Some("10.0.1.9".parse().unwrap());
+    second.fwmark = Some(257);
+    topology.networks[0].services.push(second);
+    let mut snapshot = alive();
+    for (at, namespace) in snapshot.namespaces.iter_mut().enumerate() {
+        namespace.cookie = Some(at as u64 + 70);
+    }
+    let director = &mut snapshot.namespaces[DIRECTOR];
+    director.addresses.push("10.0.1.9".parse().unwrap());
+    let address = Some("10.0.1.9".parse().unwrap());
+    director.marks.push(Mark { address, ports: None, mark: 257 });
+    let services = &mut director.ipvs.as_mut().unwrap().services;
+    let mut web = services[0].clone();
+    web.id = ServiceId::Fwmark(257);
+    services.push(web);
+    snapshot.namespaces[CLIENT].name = "host".to_owned();
+    (snapshot, topology)
+}
+
+fn with_label(key: &str, value: &str) -> Pass {
+    let (mut snapshot, mut topology) = two_services();
+    label(&mut topology, key, value);
+    let policies = policies(&Rules::default(), &topology);
+    snapshot.join(topology);
+    let judgement = judge(&snapshot, &Options::default());
+    pass_of(&mut snapshot, judgement, &policies, &InForce::default())
+}
+
+#[test]
+fn one_service_is_answered_directly_and_its_neighbour_is_not() {
+    let pass = with_label("strategy", "direct");
+    let direct = pass.plans.iter().find(|it| it.action == Action::Direct).unwrap();
+    let What::Direct { after: Some(services), .. } = &direct.changes[0].what else { panic!() };
+    assert!(!services.is_empty());
+    assert!(services.iter().all(|it| it.vip == address(VIP).ip()), "{services:?}");
+    assert!(pass.plans.iter().any(|it| it.action == Action::Hold), "what was open before is held");
+}
+
+#[test]
+fn one_service_gets_keepalive_and_its_neighbour_does_not() {
+    let pass = with_label("strategy", "keepalive");
+    let plans: Vec<&Plan> = pass.plans.iter().filter(|it| it.action == Action::Keepalive).collect();
+    let changes: Vec<&Change> = plans.iter().flat_map(|it| &it.changes).collect();
+    let to_come: Vec<_> = changes
+        .iter()
+        .filter_map(|it| match &it.what {
+            What::NewSockets { after: Some(rules), .. } => Some(rules),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(to_come.len(), 1, "one set of rules for the kernel: {changes:?}");
+    let peers: Vec<_> = to_come[0].rules.iter().filter_map(|it| it.peer).collect();
+    assert!(peers.contains(&address(VIP).ip()), "{peers:?}");
+    assert!(!peers.contains(&"10.0.1.9".parse().unwrap()), "{peers:?}");
+    assert!(changes.iter().any(|it| matches!(it.what, What::Keepalive { .. })));
+}
+
+#[test]
+fn one_service_is_rehashed_and_its_neighbour_is_not() {
+    let pass = with_label("strategy", "rehash");
+    let rehash = pass.plans.iter().find(|it| it.action == Action::Rehash).unwrap();
+    let switched: Vec<ServiceId> = rehash
+        .changes
+        .iter()
+        .filter_map(|it| match &it.what {
+            What::Scheduler { service, .. } => Some(*service),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(switched, [ServiceId::Fwmark(256)]);
+}
+
+#[test]
+fn what_was_set_again_and_again_is_kept_as_one() {
+    let place = Place { inode: 7, cookie: Some(70), name: "lb".to_owned() };
+    let sysctl = |before: &str, after: &str, guard| {
+        let (before, after) = (before.to_owned(), after.to_owned());
+        let what = What::Sysctl { path: "net/ipv4/vs/x".to_owned(), before, after };
+        standing(Change { place: place.clone(), what }, Action::Timeout, guard)
+    };
+    let many: Vec<Standing> =
+        (0..100).map(|it| sysctl(&it.to_string(), &(it + 1).to_string(), true)).collect();
+    let one = squashed(many);
+    assert_eq!(one.len(), 1);
+    assert_eq!(one[0].change, sysctl("0", "100", true).change);
+    let back = plan::undo(&one);
+    assert_eq!(back[0].change, sysctl("100", "0", true).change);
+    // What another said between, or what begins elsewhere, stays as it is.
+    let by_two = vec![sysctl("0", "1", true), sysctl("1", "2", false), sysctl("2", "3", true)];
+    assert_eq!(squashed(by_two.clone()), by_two);
+    let apart = vec![sysctl("0", "1", true), sysctl("5", "6", true)];
+    assert_eq!(squashed(apart.clone()), apart);
+}

@@ -1,0 +1,176 @@
+//! What wakes the guard: namespaces that come and go, the Engine's events, signals, the control
+//! socket. Each says only that there is something to look at.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use keepline_docker::Options as Docker;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+/// Why the guard wakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ring {
+    /// The control socket asked for a look.
+    Asked,
+    /// A namespace came or went.
+    Namespaces,
+    /// The Engine told of something, or answers again.
+    Engine,
+    /// The file is to be read again.
+    Reload,
+    /// To end.
+    Stop,
+}
+
+impl Ring {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Namespaces => "namespaces",
+            Self::Engine => "engine",
+            Self::Reload => "reload",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// What comes near to each other is one: a service of ten tasks makes a crowd of events.
+const CROWD: Duration = Duration::from_millis(100);
+
+/// The guard's ear.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    rope: Sender<Ring>,
+    heard: Receiver<Ring>,
+}
+
+impl Bell {
+    pub(crate) fn new() -> Self {
+        let (rope, heard) = channel();
+        Self { rope, heard }
+    }
+
+    /// By which it is rung.
+    pub(crate) fn rope(&self) -> Sender<Ring> {
+        self.rope.clone()
+    }
+
+    /// Waits for a ring; the gravest of those that come together. None when time has run out.
+    pub(crate) fn wait(&self, time: Duration) -> Option<Ring> {
+        let mut ring = match self.heard.recv_timeout(time) {
+            Ok(ring) => ring,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+        };
+        let until = Instant::now() + CROWD;
+        while ring != Ring::Stop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.heard.recv_timeout(left) {
+                Ok(other) => ring = ring.max(other),
+                Err(_) => break,
+            }
+        }
+        Some(ring)
+    }
+}
+
+/// Rings on signals.
+///
+/// # Errors
+/// When they cannot be caught.
+pub(crate) fn on_signals(rope: Sender<Ring>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            let ring = if signal == SIGHUP { Ring::Reload } else { Ring::Stop };
+            if rope.send(ring).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Rings when the Engine tells of something. One that is not there is asked for again: it may be
+/// starting.
+///
+/// # Errors
+/// When no thread can be made.
+pub(crate) fn on_events(rope: Sender<Ring>) -> std::io::Result<()> {
+    /// An Engine that comes back is heard within this time.
+    const AGAIN: Duration = Duration::from_secs(1);
+    thread::Builder::new().name("events".to_owned()).spawn(move || {
+        loop {
+            let options = Docker::from_env();
+            let mut open = true;
+            // Why it is silent is told by the look, which asks it too.
+            let _ = keepline_docker::follow_events(&options, || {
+                open = rope.send(Ring::Engine).is_ok();
+                open
+            });
+            if !open {
+                return;
+            }
+            thread::sleep(AGAIN);
+        }
+    })?;
+    Ok(())
+}
+
+/// Rings when a namespace gets a name, or loses it, in one of `folders`. A folder that is not there
+/// yet is waited for.
+///
+/// # Errors
+/// When no thread can be made.
+pub(crate) fn on_namespaces(rope: Sender<Ring>, folders: Vec<PathBuf>) -> std::io::Result<()> {
+    /// So often folders that are not there are looked for.
+    const AGAIN: Duration = Duration::from_secs(2);
+    for folder in folders {
+        let rope = rope.clone();
+        thread::Builder::new().name("namespaces".to_owned()).spawn(move || {
+            loop {
+                if watch(&folder, &rope).is_none() {
+                    return;
+                }
+                thread::sleep(AGAIN);
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Watches until the folder goes; None where nobody listens any more.
+fn watch(folder: &Path, rope: &Sender<Ring>) -> Option<()> {
+    let Ok(inotify) = inotify::init(CreateFlags::CLOEXEC) else { return Some(()) };
+    let events = WatchFlags::CREATE
+        | WatchFlags::DELETE
+        | WatchFlags::MOVED_TO
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::ONLYDIR;
+    if inotify::add_watch(&inotify, folder, events).is_err() {
+        return Some(());
+    }
+    // It may have been filled before it was watched.
+    rope.send(Ring::Namespaces).ok()?;
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(inotify, &mut buffer);
+    loop {
+        match reader.next() {
+            Ok(event) => {
+                rope.send(Ring::Namespaces).ok()?;
+                if event.events().intersects(ReadFlags::DELETE_SELF | ReadFlags::IGNORED) {
+                    return Some(());
+                }
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Some(()),
+        }
+    }
+}

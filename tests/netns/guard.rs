@@ -1,0 +1,298 @@
+//! The guard on real sessions through conntrack: what it keeps, what it takes back, and what becomes
+//! of it all when it is killed.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{
+    lab::{Lab, keepline, output},
+    run::{Run, entries, in_netns, settings, wait_for},
+};
+
+/// A guard of one lab, with a file of its own.
+struct Guard<'a> {
+    run: &'a Run,
+    child: Child,
+    file: PathBuf,
+    port: u16,
+}
+
+impl<'a> Guard<'a> {
+    fn start(run: &'a Run, lab: &Lab, text: &str) -> Self {
+        fs::create_dir_all(&run.0).unwrap();
+        let file = run.0.join("config.toml");
+        fs::write(&file, text).unwrap();
+        let port = free_port();
+        let child = Self::spawn(run, lab, &file, port);
+        let guard = Self { run, child, file, port };
+        guard.wait_until_it_has_looked();
+        guard
+    }
+
+    fn spawn(run: &Run, lab: &Lab, file: &std::path::Path, port: u16) -> Child {
+        let log = fs::File::options().create(true).append(true).open(run.0.join("log")).unwrap();
+        run.command(&["guard", "--log", "text", "--netns", &lab.director, "--config"])
+            .arg(file)
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Another in place of one that was killed.
+    fn again(&mut self, lab: &Lab) {
+        self.child = Self::spawn(self.run, lab, &self.file, self.port);
+        self.wait_until_it_has_looked();
+    }
+
+    fn wait_until_it_has_looked(&self) {
+        wait_for("the guard is well", || self.get("/healthz").starts_with("HTTP/1.1 200"));
+    }
+
+    fn get(&self, path: &str) -> String {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else {
+            return String::new();
+        };
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        text
+    }
+
+    /// A metric's value.
+    fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.get("/metrics");
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap(), signal)
+            .unwrap();
+    }
+
+    /// Another file, and word of it.
+    fn policy(&self, text: &str) {
+        fs::write(&self.file, text).unwrap();
+        self.signal(Signal::HUP);
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.run.0.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            println!("the guard's log:\n{}", self.log());
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn status(run: &Run) -> Value {
+    serde_json::from_str(&run.done(&["status", "-o", "json"])).unwrap()
+}
+
+fn established(lab: &Lab) -> String {
+    let file = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+    in_netns(&lab.director, &format!("cat {file}")).trim().to_owned()
+}
+
+#[test]
+fn idle_sessions_outlive_four_timeouts_and_five_guards() {
+    needs_root_and_nft!();
+    let run = Run::new("guard");
+    let lab = Lab::up("guard", &["--sessions", "20", "--backends", "3", "--tcp-timeout", "9s"]);
+    let before = settings(&lab.director);
+    let mut guard = Guard::start(&run, &lab, "");
+    let told = status(&run);
+    assert_eq!(told["guard"]["pid"], guard.child.id(), "{told}");
+    assert_eq!(told["running"][0]["strategy"], "hold", "{told}");
+    for _ in 0..4 {
+        sleep(Duration::from_secs(8));
+        guard.kill();
+        guard.again(&lab);
+    }
+    sleep(Duration::from_secs(9));
+    assert_eq!(entries(&lab.director), 20);
+    assert!(guard.metric("keepline_entries_held_total").unwrap() > 0.0);
+    let safe = r#"keepline_sessions{verdict="safe",network="",service=""}"#;
+    assert_eq!(guard.metric(safe), Some(20.0), "{}", guard.get("/metrics"));
+    assert_eq!(guard.metric("keepline_sessions_orphaned_total"), Some(0.0));
+    assert!(lab.write().contains("survived 20 lost 0"));
+    guard.signal(Signal::TERM);
+    assert_eq!(guard.child.wait().unwrap().code(), Some(0));
+    assert_eq!(settings(&lab.director), before, "holding sets nothing");
+    let told = status(&run);
+    assert_eq!(told["guard"], Value::Null);
+    assert_eq!(told["running"], Value::Array(Vec::new()), "{told}");
+}
+
+#[test]
+fn a_policy_is_put_in_force_and_taken_back() {
+    needs_root_and_nft!();
+    let run = Run::new("policy");
+    let lab = Lab::up("policy", &["--sessions", "3", "--tcp-timeout", "30s"]);
+    let before = settings(&lab.director);
+    let mut guard = Guard::start(&run, &lab, "strategy = \"timeout\"\ntcp-timeout = \"2h\"\n");
+    wait_for("the timeout is set", || established(&lab) == "7200");
+    // One who is killed leaves it in force, and the next takes it up.
+    guard.kill();
+    assert_eq!(established(&lab), "7200");
+    guard.again(&lab);
+    guard.policy("strategy = \"timeout\"\ntcp-timeout = \"3h\"\n");
+    wait_for("the longer timeout is set", || established(&lab) == "10800");
+    // A value that says nothing changes nothing, and is told.
+    guard.policy("strategy = \"timeout\"\ntcp-timeout = \"3 hours\"\n");
+    wait_for("the fault is told", || guard.metric("keepline_policy_invalid") == Some(1.0));
+    assert_eq!(established(&lab), "10800");
+    let troubles = status(&run)["guard"]["troubles"].to_string();
+    assert!(troubles.contains("tcp-timeout = `3 hours`"), "{troubles}");
+    // Nor does a file that is none.
+    guard.policy("strategy = [");
+    wait_for("the log says so", || guard.log().contains("not read again"));
+    assert_eq!(established(&lab), "10800");
+    guard.policy("strategy = \"off\"\n");
+    wait_for("all is as it was", || settings(&lab.director) == before);
+    wait_for("nothing stands", || status(&run)["applied"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn what_is_applied_by_hand_wins_until_it_is_undone() {
+    needs_root_and_nft!();
+    let run = Run::new("byhand");
+    let lab = Lab::up("byhand", &["--sessions", "3", "--tcp-timeout", "30s"]);
+    let before = settings(&lab.director);
+    let text = "strategy = \"timeout\"\ntcp-timeout = \"2h\"\n[guard]\nlook-every = \"1s\"\n";
+    let guard = Guard::start(&run, &lab, text);
+    wait_for("the timeout is set", || established(&lab) == "7200");
+    run.done(&["apply", "timeout", "--tcp", "5h", "--netns", &lab.director, "--yes"]);
+    sleep(Duration::from_secs(3));
+    assert_eq!(established(&lab), "18000", "{}", guard.log());
+    let troubles = status(&run)["guard"]["troubles"].to_string();
+    assert!(troubles.contains("set by hand"), "{troubles}");
+    let (_, said) = run.keepline(&["undo", "timeout", "--yes"]);
+    assert!(said.contains("the guard did some of this"), "{said}");
+    wait_for("the guard's word holds again", || established(&lab) == "7200");
+    drop(guard);
+    run.done(&["undo", "--yes"]);
+    assert_eq!(settings(&lab.director), before);
+}
+
+#[test]
+fn what_was_forgotten_is_brought_back() {
+    needs_root_and_nft!();
+    let run = Run::new("flushed");
+    let lab = Lab::up("flushed", &["--sessions", "10", "--backends", "2", "--tcp-timeout", "1h"]);
+    let guard = Guard::start(&run, &lab, "[guard]\nlook-every = \"1s\"\n");
+    // As when the director is made anew.
+    in_netns(&lab.director, "conntrack -F 2>&1");
+    wait_for("every entry is there again", || entries(&lab.director) == 10);
+    wait_for("it is counted", || guard.metric("keepline_sessions_healed_total") == Some(10.0));
+    assert!(lab.write().contains("survived 10 lost 0"));
+    guard.policy("heal = false\n[guard]\nlook-every = \"1s\"\n");
+    sleep(Duration::from_secs(2));
+    in_netns(&lab.director, "conntrack -F 2>&1");
+    sleep(Duration::from_secs(4));
+    assert_eq!(entries(&lab.director), 0, "not unless it is wished");
+}
+
+#[test]
+fn a_full_run_folder_costs_no_session_and_no_policy_for_longer_than_it_lasts() {
+    needs_root_and_nft!();
+    let run = Run::new("fullguard");
+    fs::create_dir_all(&run.0).unwrap();
+    let path = run.0.to_str().unwrap().to_owned();
+    let mounted = ["-t", "tmpfs", "-o", "size=64k", "tmpfs", &path];
+    assert_eq!(output(Command::new("mount").args(mounted)).0, 0);
+    let lab = Lab::up("fullguard", &["--sessions", "10", "--tcp-timeout", "9s"]);
+    let guard = Guard::start(&run, &lab, "[guard]\nlook-every = \"1s\"\n");
+    let fill = format!("cat /dev/zero > {path}/fill 2>/dev/null; true");
+    output(Command::new("sh").args(["-c", &fill]));
+    sleep(Duration::from_secs(20));
+    assert_eq!(entries(&lab.director), 10, "held all the same: {}", guard.log());
+    fs::remove_file(run.0.join("fill")).unwrap();
+    guard.policy("strategy = \"timeout\"\ntcp-timeout = \"2h\"\n");
+    wait_for("policy is in force", || established(&lab) == "7200");
+    drop(guard);
+    run.done(&["undo", "--yes"]);
+    drop(lab);
+    assert_eq!(output(Command::new("umount").arg(&path)).0, 0);
+}
+
+#[test]
+fn one_guard_is_enough_and_a_wrong_start_says_why() {
+    needs_root_and_nft!();
+    let run = Run::new("lone");
+    let lab = Lab::up("lone", &["--sessions", "1", "--tcp-timeout", "1h"]);
+    let guard = Guard::start(&run, &lab, "");
+    let (code, said) = run.keepline(&["guard", "--once", "--netns", &lab.director]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("another guard"), "{said}");
+    drop(guard);
+    let (code, said) = run.keepline(&["guard", "--once", "--netns", &lab.director]);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = run.keepline(&["guard", "--config", "/nonexistent.toml"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("/nonexistent.toml"), "{said}");
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, said) =
+        run.keepline(&["guard", "--netns", &lab.director, "--listen", &address, "--log", "text"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains(&format!("listen on {address}")) && said.contains("--listen"), "{said}");
+}
+
+#[test]
+fn the_control_socket_is_root_s() {
+    needs_root_and_nft!();
+    let run = Run::new("control");
+    let lab = Lab::up("control", &["--sessions", "1", "--tcp-timeout", "1h"]);
+    let guard = Guard::start(&run, &lab, "");
+    let socket = run.0.join("guard.sock");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&socket).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // Over TCP nothing can be asked for that changes something.
+    assert!(guard.get("/status").starts_with("HTTP/1.1 404"));
+    assert!(guard.get("/reload").starts_with("HTTP/1.1 404"));
+    let kept = fs::read_to_string(format!("/proc/{}/status", guard.child.id())).unwrap();
+    let kept = kept.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    let kept = u64::from_str_radix(kept.trim(), 16).unwrap();
+    assert!(kept.count_ones() <= 10, "rights that are kept: {kept:x}");
+    let mut nobody = Command::new("setpriv");
+    nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]);
+    let copy = std::env::temp_dir().join(format!("kl-guard-{}", std::process::id()));
+    let mut cp = Command::new("cp");
+    assert_eq!(output(cp.arg(keepline().get_program()).arg(&copy)).0, 0);
+    nobody.arg(&copy).args(["guard", "--once"]).env("KEEPLINE_RUN", &run.0);
+    let (code, said) = output(&mut nobody);
+    fs::remove_file(&copy).unwrap();
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("the guard needs root"), "{said}");
+}

@@ -9,6 +9,7 @@ mod check;
 mod crowd;
 mod direct;
 mod ground;
+mod guard;
 mod names;
 mod published;
 mod session;

@@ -19,16 +19,16 @@ const SILENCE: Duration = Duration::from_secs(4 * TIMEOUT as u64);
 const COUNT: u32 = 20;
 
 /// All survived, all at their own backend.
-const ALL: Fate = Fate { survived: COUNT, lost: 0, strayed: 0 };
+pub const ALL: Fate = Fate { survived: COUNT, lost: 0, strayed: 0 };
 
 /// The two directors of node1, and the service that both lead to.
-struct Scene<'a> {
+pub struct Scene<'a> {
     ground: &'a Ground,
     directors: [String; 2],
 }
 
 impl<'a> Scene<'a> {
-    fn new(ground: &'a Ground) -> Self {
+    pub fn new(ground: &'a Ground) -> Self {
         // A scenario before this one may have scaled it, and its timeouts are cleared already.
         ground.run(1, "keepline undo --yes; rm -rf /run/keepline");
         ground.service("trio", "--replicas 3 --network net1 --publish 8080:7000");
@@ -51,13 +51,13 @@ impl<'a> Scene<'a> {
     }
 
     /// Directors forget soon from each entry's next packet on.
-    fn forget_soon(&self) {
+    pub fn forget_soon(&self) {
         for director in &self.directors {
             self.ground.in_director(1, director, &format!("ipvsadm --set {TIMEOUT} 5 0"));
         }
     }
 
-    fn crowds(&self) -> [Crowd<'a>; 2] {
+    pub fn crowds(&self) -> [Crowd<'a>; 2] {
         let vip = Crowd::open(self.ground, 1, Container("app"), "trio 7000", COUNT);
         let published = Crowd::open(self.ground, 1, Host, "192.168.77.1 8080", COUNT);
         assert!(vip.backends >= 3 && published.backends == vip.backends);
@@ -69,6 +69,10 @@ impl<'a> Scene<'a> {
         std::thread::sleep(SILENCE);
     }
 
+    pub fn silence_of_a_timeout(&self) {
+        std::thread::sleep(Duration::from_secs(u64::from(TIMEOUT)));
+    }
+
     /// Scales the service up while sessions are silent.
     fn silence_with_one_backend_more(&self) {
         let started = std::time::Instant::now();
@@ -77,7 +81,7 @@ impl<'a> Scene<'a> {
     }
 
     /// Everything that a strategy may change in the directors, byte for byte.
-    fn settings(&self) -> String {
+    pub fn settings(&self) -> String {
         let look = "sh -c 'ipvsadm -Sn | sort; ipvsadm -Ln --timeout; ipvsadm -Ln --daemon; \
                     sysctl -a 2>/dev/null | grep -E \"net.ipv4.vs|nf_conntrack_tcp_timeout|tcp_keepalive\"'";
         self.directors.iter().map(|it| self.ground.in_director(1, it, look)).collect()

@@ -24,6 +24,7 @@ mod debian;
 mod install;
 mod launcher;
 mod prometheus;
+mod sandbox;
 mod scripts;
 mod tools;
 mod unit;

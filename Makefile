@@ -1,6 +1,6 @@
 # Thin: what a target does stands in scripts/. Builds go to ~/.cache/keepline (KEEPLINE_CACHE).
 .DEFAULT_GOAL := help
-.PHONY: help demo build install test test-fast bench fuzz swarm-shell swarm-test
+.PHONY: help demo build install package test test-fast bench fuzz swarm-shell swarm-test
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,8 +11,11 @@ demo: ## a session is lost, found and explained; then the state of this machine
 build: ## the release: one static file
 	@scripts/build
 
-install: ## binary, man pages, completions below PREFIX (/usr/local)
+install: ## binary, man pages, completions, the guard's unit below PREFIX (/usr/local)
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" scripts/install
+
+package: ## a Debian package
+	@scripts/package
 
 test: ## every suite, virtual machines included
 	@scripts/test-all

@@ -20,6 +20,7 @@ try keepline apply timeout --tcp 3h --yes
 try keepline apply keepalive --netns kl-t-client --yes
 try keepline check --horizon 30m
 try keepline undo --yes
+try keepline guard --once --log text
 try keepline status
 try unshare --net true
 try unshare --mount true
@@ -133,6 +134,7 @@ fn keepline_works_in_the_sandbox_of_its_unit_and_nothing_else_does() {
         "keepline apply timeout --tcp 3h --yes",
         "keepline apply keepalive --netns kl-t-client --yes",
         "keepline check --horizon 30m",
+        "keepline guard --once --log text",
         "keepline undo --yes",
         "keepline status",
         "unshare --net true",

@@ -22,6 +22,9 @@ pub const FILE: &str = "/etc/keepline/config.toml";
 /// Where metrics are told unless the file says otherwise: to this machine only.
 const LISTEN: &str = "127.0.0.1:9745";
 
+/// The group that the package makes.
+pub(crate) const GROUP: &str = "keepline";
+
 /// The shortest and longest time between two looks.
 const LOOKS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3600)];
 
@@ -55,7 +58,7 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The control socket; absent: beside the journal.
     pub socket: Option<PathBuf>,
-    /// The group that may use it besides root.
+    /// The group that may use it besides root; absent: [`GROUP`], where there is such a group.
     pub group: Option<String>,
     /// The longest time between two looks; absent: as what is held wants it.
     pub look_every: Option<Duration>,

@@ -25,7 +25,7 @@ use crate::{
     Config, GuardError, Options,
     backoff::Backoff,
     bell::{self, Bell, Ring},
-    config::FILE,
+    config::{FILE, GROUP},
     control,
     engine::Engine,
     log,
@@ -89,6 +89,8 @@ struct Guard {
     backoff: Backoff,
     holding: Option<(Scope, Holding)>,
     settling: Option<Instant>,
+    /// How long the last pass took.
+    took: Duration,
     orphans: BTreeSet<(u64, u64)>,
     /// Directors of direct connections, and what they balance.
     followed: Option<Followed>,
@@ -125,6 +127,7 @@ impl Guard {
             backoff: Backoff::default(),
             holding: None,
             settling: None,
+            took: Duration::ZERO,
             orphans: BTreeSet::new(),
             followed: None,
             troubles: BTreeSet::new(),
@@ -279,6 +282,7 @@ impl Guard {
         };
         self.write_down(&mut troubles);
         let took = begun.elapsed();
+        self.took = took;
         let least = took * SHARE;
         if let Some(look_every) = self.config.look_every {
             next = next.min(look_every);
@@ -371,7 +375,8 @@ impl Guard {
         troubles: &mut BTreeSet<String>,
     ) -> Result<Option<Duration>, String> {
         let in_force = in_force(policies)?;
-        let due_within = pause * 2 + Duration::from_secs(1);
+        // What would run out before the pass after the next has ended.
+        let due_within = (pause + self.took) * 2 + Duration::from_secs(1);
         let pass =
             plan::reconcile(snapshot, judgement, policies, &in_force, &self.memory, due_within);
         troubles.extend(pass.refused.iter().map(|it| format!("{}: {}", it.what, it.why)));

@@ -2,24 +2,17 @@
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
-/// What is needed, and for what.
-pub(crate) fn needed() -> CapabilitySet {
-    // Entering network namespaces (setns), cgroup2 and bpffs mounts.
+/// What is needed, and for what: as in `packaging/systemd/keepline.service`.
+fn needed() -> CapabilitySet {
+    // Entering network namespaces (setns), programs in the kernel and where they are pinned.
     CapabilitySet::SYS_ADMIN
-        // IPVS, conntrack, sock_diag's SOCK_DESTROY, sysctls of a namespace.
+        // IPVS, conntrack, closing sockets, sysctls of a namespace.
         | CapabilitySet::NET_ADMIN
-        // A socket bound to `lo` of a director, for the sync receiver.
-        | CapabilitySet::NET_RAW
         // /proc/PID/ns/net and /proc/PID/fd of others, pidfd_getfd.
         | CapabilitySet::SYS_PTRACE
         | CapabilitySet::DAC_READ_SEARCH
-        // The folder and the control socket, where they are another's.
-        | CapabilitySet::DAC_OVERRIDE
+        // The control socket is given to its group.
         | CapabilitySet::CHOWN
-        // Programs in the kernel, and before 5.11 the memory they are charged for.
-        | CapabilitySet::BPF
-        | CapabilitySet::PERFMON
-        | CapabilitySet::SYS_RESOURCE
 }
 
 /// Lets go of every right that is not needed, for all threads to come. That one is missing is not

@@ -42,8 +42,11 @@ pub fn follow_events(
             if !frame.is_data() {
                 continue;
             }
-            // Events come in crowds: what follows at once is one with it.
-            while let Ok(Some(Ok(_))) = timeout(CROWD, body.frame()).await {}
+            // Events come in crowds: what follows at once is one with it, but not for ever.
+            let until = Instant::now() + LONGEST;
+            while Instant::now() < until
+                && let Ok(Some(Ok(_))) = timeout(CROWD, body.frame()).await
+            {}
             if !changed() {
                 break;
             }
@@ -56,3 +59,5 @@ pub fn follow_events(
 
 /// Events nearer to each other than this are one.
 const CROWD: Duration = Duration::from_millis(50);
+/// And a crowd ends after this.
+const LONGEST: Duration = Duration::from_millis(500);

@@ -36,9 +36,10 @@ impl Engine {
                     self.again = Some(now + SOON);
                 }
                 Ok(told) => {
-                    self.silent = None;
+                    self.silent = told.as_ref().and_then(|told| told.incomplete.first().cloned());
                     // One that was there and whose socket is gone is being replaced.
-                    self.again = Some(now + if told.is_some() { SELDOM } else { SOON });
+                    let whole = told.is_some() && self.silent.is_none();
+                    self.again = Some(now + if whole { SELDOM } else { SOON });
                     self.topology = told.or(self.topology.take());
                 }
                 Err(why) => {

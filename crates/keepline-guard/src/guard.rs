@@ -153,7 +153,7 @@ impl Guard {
         };
         let listen = options.listen.unwrap_or(self.config.listen);
         let socket = self.config.socket.clone().unwrap_or_else(control::socket);
-        let group = self.config.group.as_deref().and_then(group);
+        let group = group(self.config.group.as_deref().unwrap_or(GROUP));
         if group.is_none()
             && let Some(name) = &self.config.group
         {

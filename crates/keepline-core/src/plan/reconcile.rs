@@ -65,8 +65,9 @@ pub fn reconcile(
         in_force.standing.iter().partition(|it| it.by.guard);
     let by_hand: BTreeSet<Object> = by_hand.iter().map(|it| Object::of(&it.change)).collect();
     let mut pass = Pass::default();
+    let named = is_named(snapshot);
     // What was not seen may be wanted still.
-    let complete = snapshot.incomplete.is_empty();
+    let complete = named && snapshot.incomplete.is_empty();
     if complete {
         let unwanted = by_guard
             .into_iter()
@@ -80,9 +81,11 @@ pub fn reconcile(
         hold(snapshot, &sessions.held, HoldWish { lifetime: None, due_within: Some(due_within) }),
         heal(snapshot, &sessions.healed, memory),
     ];
-    plans.extend(wanted.timeouts(snapshot, &sessions));
-    plans.extend(wanted.rehash(snapshot));
-    plans.extend(wanted.keepalive(snapshot, &sessions, in_force.rules.as_ref()));
+    if named {
+        plans.extend(wanted.timeouts(snapshot, &sessions));
+        plans.extend(wanted.rehash(snapshot));
+        plans.extend(wanted.keepalive(snapshot, &sessions, in_force.rules.as_ref()));
+    }
     if complete {
         plans.extend(wanted.direct(snapshot, &sessions, in_force.direct.as_deref()));
     }
@@ -100,6 +103,16 @@ pub fn reconcile(
         }
     }
     pass
+}
+
+/// Whether the labels are known that a Swarm's directors may have. While the Engine is silent nothing
+/// lasting is done to them, and nothing taken back: holding and healing go on.
+fn is_named(snapshot: &Snapshot) -> bool {
+    let of_swarm = |it: &Namespace| it.name.starts_with("lb_") || it.name == "ingress_sbox";
+    match &snapshot.topology {
+        Some(topology) => topology.incomplete.is_empty(),
+        None => !snapshot.namespaces.iter().any(of_swarm),
+    }
 }
 
 /// What one change is about: whoever has set it by hand has decided.

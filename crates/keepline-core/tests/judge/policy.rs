@@ -235,6 +235,36 @@ fn a_timeout_is_set_once_and_taken_back_when_nobody_wants_it() {
 }
 
 #[test]
+fn while_the_engine_is_silent_entries_are_held_and_nothing_else_is_done() {
+    let wanted = policies(&rules(&[("strategy", "timeout")]), &Topology::default());
+    let held = policies(&Rules::default(), &Topology::default());
+    let in_force = InForce {
+        standing: vec![standing(timeouts(7200), Action::Timeout, true)],
+        ..InForce::default()
+    };
+    let silent = |policies: &Policies, snapshot: &mut Snapshot| {
+        let judgement = judge(snapshot, &Options::default());
+        pass_of(snapshot, judgement, policies, &in_force)
+    };
+    // A Swarm's director, and no word of its labels.
+    for mut snapshot in [with_timeout(7200), {
+        let mut snapshot = with_timeout(7200);
+        snapshot.join(Topology { incomplete: vec!["x".to_owned()], ..topology() });
+        snapshot
+    }] {
+        let pass = silent(&wanted, &mut snapshot);
+        assert_eq!((pass.undo.len(), planned(&pass)), (0, vec![]), "{pass:?}");
+        let pass = silent(&held, &mut snapshot);
+        assert_eq!(pass.undo, []);
+        assert!(pass.plans.iter().all(|it| it.action == Action::Hold) && !pass.plans.is_empty());
+    }
+    // On other machines there is no Engine to ask.
+    let mut lvs = with_timeout(7200);
+    lvs.namespaces[DIRECTOR].name = "lvs".to_owned();
+    assert_eq!(silent(&held, &mut lvs).undo.len(), 1);
+}
+
+#[test]
 fn what_is_set_by_hand_wins() {
     let wanted = policies(&rules(&[("strategy", "timeout"), ("tcp-timeout", "2h")]), &topology());
     let by_hand = standing(timeouts(60), Action::Timeout, false);

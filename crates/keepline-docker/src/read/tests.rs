@@ -164,3 +164,26 @@ fn a_container_in_anothers_namespace_has_its_sandbox() {
     assert_eq!(topology.container_of_namespace("1234").unwrap().id, "aa");
     assert_eq!(topology.netns_folder.as_deref(), Some("/run/netns"));
 }
+
+#[test]
+fn labels_of_keepline_are_taken_and_others_left() {
+    let labels = json!({"keepline.strategy": "hold", "com.example": "x", "keepline.heal": 1});
+    let only = |labels: &BTreeMap<String, String>| {
+        labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+    };
+    let listed = json!({"Id": "n1", "Name": "net", "Driver": "overlay", "Labels": labels});
+    let of_network = network(&listed, &Value::Null).unwrap();
+    assert_eq!(only(&of_network.labels), ["keepline.strategy=hold"]);
+    let told = json!({"ID": "s1", "Spec": {"Name": "db", "Labels": labels}});
+    assert_eq!(only(&service(&told).unwrap().labels), ["keepline.strategy=hold"]);
+    // A worker is told no service; its containers have what was given for them.
+    let task = json!({"Id": "c1", "Labels": {
+        "keepline.strategy": "off",
+        "com.docker.swarm.service.id": "s1",
+        "com.docker.swarm.service.name": "db",
+    }});
+    let containers = vec![container(&task, &Value::Null).unwrap()];
+    let mut topology = Topology { containers, ..Topology::default() };
+    tie(&mut topology, &HashMap::new());
+    assert_eq!(only(&topology.services[0].labels), ["keepline.strategy=off"]);
+}

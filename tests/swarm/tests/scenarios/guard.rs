@@ -8,7 +8,8 @@ use crate::strategies::{ALL, Scene};
 /// Guards on both nodes; ended, and everything taken back, when dropped.
 struct Guards<'a>(&'a Ground);
 
-const START: &str = "(setsid keepline guard --log text >>/run/guard.log 2>&1 </dev/null & echo $! >/run/guard.pid)
+const START: &str =
+    "(setsid keepline guard --log text >>/run/guard.log 2>&1 </dev/null & echo $! >/run/guard.pid)
      wait_for curl -sf http://127.0.0.1:9745/healthz >/dev/null";
 
 impl<'a> Guards<'a> {
@@ -42,7 +43,8 @@ impl<'a> Guards<'a> {
 impl Drop for Guards<'_> {
     fn drop(&mut self) {
         for node in [1, 2] {
-            let end = "pkill -f '^keepline guard'; tail -n 40 /run/guard.log; keepline undo --yes; true";
+            let end =
+                "pkill -f '^keepline guard'; tail -n 40 /run/guard.log; keepline undo --yes; true";
             if std::thread::panicking() {
                 println!("node{node}'s guard:\n{}", self.0.run(node, end));
             } else {

@@ -1,5 +1,6 @@
 //! `keepline apply`, and the remedies `heal`, `touch`, `abort`: look, judge, plan, show, act.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -235,30 +236,70 @@ fn hold(args: &HoldArgs) -> anyhow::Result<u8> {
 
 /// `keepline apply direct`
 fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
-    /// A task that goes is noticed within this time, and what hangs on it closed.
-    const FOLLOW: Duration = Duration::from_millis(800);
     let select = args.select.to_select();
-    let plan = |seen: &Seen| Ok(plan::direct(&seen.snapshot, &seen.judgement));
+    // Where an earlier one has ended, tasks may have gone meanwhile. What cannot be read now is told
+    // when it is to be changed.
+    let known = || keepline_node::answered_directly().ok().flatten();
+    let plan = |seen: &Seen| Ok(plan::direct(&seen.snapshot, &seen.judgement, known().as_deref()));
     let status = carry_out(&select, args.consent, plan)?;
     if args.once || args.consent.dry_run {
         return Ok(status);
     }
-    let Ok(Some(mut known)) = keepline_node::answered_directly() else { return Ok(status) };
+    let Some(mut known) = known() else { return Ok(status) };
     let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
     eprintln!("keepline: following the backends, Ctrl-C ends that");
+    let mut tables = Tables::default();
     while !stop.load(Ordering::Relaxed) {
-        thread::sleep(FOLLOW);
-        match follow(&select, &known) {
+        if tables.are_as_they_were() {
+            thread::sleep(Tables::PAUSE);
+            continue;
+        }
+        match follow(&select, &known, &mut tables) {
             Ok(Some(now)) => {
                 eprintln!("keepline: backends have changed");
                 known = now;
             }
             Ok(None) => {}
-            Err(error) => eprintln!("keepline: warning: {error:#}; trying again"),
+            Err(error) => {
+                eprintln!("keepline: warning: {error:#}; trying again");
+                tables = Tables::default();
+                thread::sleep(Tables::PAUSE);
+            }
         }
     }
     eprintln!("keepline: no longer following; `keepline undo direct` takes the programs off");
     Ok(status)
+}
+
+/// The directors' tables at the last look: to compare them costs much less than to look.
+#[derive(Default)]
+struct Tables {
+    looked: Option<Instant>,
+    directors: BTreeSet<u64>,
+    balanced: Vec<(u64, Vec<keepline_node::Balanced>)>,
+}
+
+impl Tables {
+    /// Between two comparisons: a task that goes is noticed in time, and what hangs on it closed.
+    const PAUSE: Duration = Duration::from_millis(500);
+    /// Clients and directors that have come are in no table: they are looked for so often.
+    const LOOK: Duration = Duration::from_secs(2);
+
+    fn are_as_they_were(&self) -> bool {
+        self.looked.is_some_and(|looked| looked.elapsed() < Self::LOOK)
+            && keepline_node::balanced(&self.directors).is_ok_and(|now| now == self.balanced)
+    }
+
+    /// To be called after a look whose tables are no younger than these.
+    fn remember(&mut self, seen: &Seen, balanced: Vec<(u64, Vec<keepline_node::Balanced>)>) {
+        let directors = seen.snapshot.namespaces.iter().filter(|it| it.ipvs.is_some());
+        let directors: BTreeSet<u64> = directors.map(|it| it.inode).collect();
+        // Other directors: those of before say nothing.
+        let same = directors == self.directors;
+        self.balanced = if same { balanced } else { Vec::new() };
+        self.looked = same.then(Instant::now);
+        self.directors = directors;
+    }
 }
 
 /// Brings the programs up to date where the directors' tables have changed; what they answer for
@@ -266,7 +307,9 @@ fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
 fn follow(
     select: &Select,
     known: &[plan::DirectService],
+    tables: &mut Tables,
 ) -> anyhow::Result<Option<Vec<plan::DirectService>>> {
+    let balanced = keepline_node::balanced(&tables.directors)?;
     let seen = Seen::take(select)?;
     if let Some(missed) = seen.snapshot.incomplete.first() {
         return Err(fault(
@@ -275,6 +318,7 @@ fn follow(
         ));
     }
     let wished = plan::follow(&seen.snapshot, &seen.judgement, known);
+    tables.remember(&seen, balanced);
     if wished.changes.is_empty() {
         return Ok(None);
     }

@@ -32,7 +32,7 @@ for namespace in /var/run/docker/netns/* /proc/1/ns/net; do
   nsenter --net="$namespace" ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 or dport = :8081 )' >/dev/null
   case $namespace in */lb_* | */ingress_sbox) nsenter --net="$namespace" ipvsadm --set 900 120 300 ;; esac
 done
-pkill -f '(session|crowd|visits)[.]py'
+pkill -f '(session|crowd|visits|visitors|watch)[.]py'
 pkill -f '^keepline apply'
 true
 "#;
@@ -79,6 +79,8 @@ fn make() -> Result<Guests, String> {
         ("session.py", include_str!("session.py")),
         ("crowd.py", include_str!("crowd.py")),
         ("visits.py", include_str!("visits.py")),
+        ("visitors.py", include_str!("visitors.py")),
+        ("watch.py", include_str!("watch.py")),
         ("article.sh", include_str!("article.sh")),
     ] {
         std::fs::write(payload.path().join(name), text).map_err(|error| error.to_string())?;

@@ -149,6 +149,7 @@ struct in6_addr {
 struct netns_ipv4 {
 	int sysctl_tcp_keepalive_time;  /* jiffies */
 	int sysctl_tcp_keepalive_intvl; /* jiffies */
+	__u8 sysctl_tcp_keepalive_probes;
 };
 
 struct net {
@@ -160,6 +161,10 @@ typedef struct {
 	struct net *net;
 } possible_net_t;
 
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
 struct sock_common {
 	__be32 skc_daddr;
 	__be16 skc_dport;
@@ -168,6 +173,7 @@ struct sock_common {
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	unsigned long skc_flags;
+	atomic64_t skc_cookie;
 };
 
 struct sock {

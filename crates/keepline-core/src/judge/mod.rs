@@ -106,12 +106,7 @@ pub struct Questions {
 /// The sessions of `snapshot` with verdicts, and the findings.
 #[must_use]
 pub fn judge(snapshot: &Snapshot, options: &Options) -> Judgement {
-    let mut summary = Summary::default();
-    let mut sessions = sessions(snapshot, options);
-    sessions.iter().for_each(|session| summary.add(session.verdict));
-    sessions.sort_unstable_by_key(urgency);
-    let findings = finding::find(snapshot, &mut sessions);
-    Judgement { sessions, findings, summary }
+    first_judgement(snapshot, options).conclude(snapshot)
 }
 
 /// The sessions of selected namespaces that seem orphaned: what the second look has to confirm.
@@ -123,27 +118,60 @@ pub fn suspects(snapshot: &Snapshot) -> Vec<Suspect> {
 /// What a first look leaves open.
 #[must_use]
 pub fn questions(snapshot: &Snapshot) -> Questions {
-    let mut sessions = sessions(snapshot, &Options::default());
-    sessions.retain(|session| session.verdict != Verdict::Untracked);
+    first_judgement(snapshot, &Options::default()).questions(snapshot)
+}
+
+/// Sessions judged by a first look: the last word too, where that leaves nothing open.
+#[derive(Debug)]
+pub struct FirstJudgement {
+    /// The most urgent first.
+    sessions: Vec<Session>,
+}
+
+/// Judges the sessions of selected namespaces.
+#[must_use]
+pub fn first_judgement(snapshot: &Snapshot, options: &Options) -> FirstJudgement {
+    let mut sessions = sessions(snapshot, options);
     sessions.sort_unstable_by_key(urgency);
-    let mut questions = Questions::default();
-    for session in sessions {
-        questions.processes.push(session.socket);
-        questions.urgent += usize::from(session.verdict != Verdict::Safe);
-        for end in std::iter::once(session.socket).chain(session.other_end) {
-            if index::socket(snapshot, end).timer != Timer::Off {
-                questions.keepalive.push(end);
+    FirstJudgement { sessions }
+}
+
+impl FirstJudgement {
+    /// What must be known before this is the last word on `snapshot`.
+    #[must_use]
+    pub fn questions(&self, snapshot: &Snapshot) -> Questions {
+        let mut questions = Questions::default();
+        for session in &self.sessions {
+            if session.verdict == Verdict::Untracked {
+                continue;
+            }
+            questions.processes.push(session.socket);
+            questions.urgent += usize::from(session.verdict != Verdict::Safe);
+            for end in std::iter::once(session.socket).chain(session.other_end) {
+                let socket = index::socket(snapshot, end);
+                if socket.timer != Timer::Off && socket.keepalive.is_none() {
+                    questions.keepalive.push(end);
+                }
+            }
+            if session.why == Why::NotConfirmed
+                && let (Some(director), Some(pair)) = (session.director, session.sent)
+            {
+                let backend_end = session.end == End::Backend;
+                let socket = session.socket;
+                questions.suspects.push(Suspect { socket, director, pair, backend_end });
             }
         }
-        if session.why == Why::NotConfirmed
-            && let (Some(director), Some(pair)) = (session.director, session.sent)
-        {
-            let backend_end = session.end == End::Backend;
-            let socket = session.socket;
-            questions.suspects.push(Suspect { socket, director, pair, backend_end });
-        }
+        questions
     }
-    questions
+
+    /// The last word on `snapshot`, of which nothing was learnt since that bears on a verdict.
+    #[must_use]
+    pub fn conclude(mut self, snapshot: &Snapshot) -> Judgement {
+        let mut summary = Summary::default();
+        self.sessions.iter().for_each(|session| summary.add(session.verdict));
+        let findings = finding::find(snapshot, &mut self.sessions);
+        Judgement { sessions: self.sessions, findings, summary }
+    }
 }
 
 /// Order of urgency; addresses last so that the order is the same every time.

@@ -104,11 +104,13 @@ pub(crate) fn read_keepalive(snapshot: &mut Snapshot, holders: &Holders, sockets
         if pidfd::cookie(&copy).ok() != Some(socket.cookie) {
             continue;
         }
-        socket.keepalive = pidfd::keepalive(&copy).ok().map(|settings| KeepaliveSettings {
-            enabled: settings.enabled,
-            idle: settings.idle,
-            interval: settings.interval,
-            probes: settings.probes,
+        socket.keepalive = pidfd::keepalive(&copy).ok().map(|settings| {
+            Box::new(KeepaliveSettings {
+                enabled: settings.enabled,
+                idle: settings.idle,
+                interval: settings.interval,
+                probes: settings.probes,
+            })
         });
     }
 }

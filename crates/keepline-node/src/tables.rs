@@ -214,10 +214,15 @@ fn ipvs_state(state: ip_vs_conn::State) -> EntryState {
     }
 }
 
+/// How many entries of every kind the current namespace has; None where there is no conntrack.
+pub(crate) fn entries_in_use() -> Option<u64> {
+    procfs::sysctl("net/netfilter/nf_conntrack_count")
+}
+
 /// Reads conntrack of the current namespace, if it is active: it holds entries, or nat chains
 /// have switched it on (its hooks are lazy, `nf_ct_netns_get`).
 pub(crate) fn read_conntrack(found: &mut Found, tables: Tables) {
-    let Some(count) = procfs::sysctl("net/netfilter/nf_conntrack_count") else { return };
+    let Some(count) = entries_in_use() else { return };
     if count == 0 && !found.namespace.translates {
         return;
     }

@@ -308,7 +308,7 @@ fn convert(seen: &SocketSeen, defaults: Option<KeepaliveDefaults>) -> Option<Soc
     // Where the settings are known, the timer has nothing to tell.
     let (timer, keepalive) = match seen.keepalive {
         None => (Timer::Off, None),
-        Some(keepalive) => (Timer::Hidden, settings(&keepalive, defaults)),
+        Some(keepalive) => (Timer::Hidden, settings(&keepalive, defaults).map(Box::new)),
     };
     Some(Socket {
         local: seen.local,

@@ -94,6 +94,11 @@ fn a_walk_tells_what_netlink_tells() {
     skip_if_impossible!();
     let nat = Nat::new();
     let listener = nat.listen();
+    // Entries of half-closed sessions must live from one look to the next.
+    for state in ["close_wait", "fin_wait"] {
+        let setting = format!("net.netfilter.nf_conntrack_tcp_timeout_{state}=7200");
+        run(&format!("ip netns exec {} sysctl -qw {setting}", nat.director.name));
+    }
     let mut open: Vec<(TcpStream, TcpStream)> = (0..50).map(|_| nat.session(&listener)).collect();
     let forgotten: Vec<(TcpStream, TcpStream)> = (0..3).map(|_| nat.session(&listener)).collect();
     for (client, _) in &forgotten {

@@ -75,10 +75,10 @@ pub(crate) fn read(
         let Walked { seen, torn: more } = walked?;
         match part {
             Part::Sockets(_) => {
-                (sum.sockets, torn.sockets) = (sum.sockets + seen, torn.sockets + more)
+                (sum.sockets, torn.sockets) = (sum.sockets + seen, torn.sockets + more);
             }
             Part::Entries(..) => {
-                (sum.entries, torn.entries) = (sum.entries + seen, torn.entries + more)
+                (sum.entries, torn.entries) = (sum.entries + seen, torn.entries + more);
             }
         }
     }

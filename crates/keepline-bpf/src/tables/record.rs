@@ -1,5 +1,5 @@
 //! The records that the programs write: `struct socket_record` and `struct entry_record` of
-//! `bpf/tables.bpf.c`.
+//! `bpf/tables.h`.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},

@@ -32,8 +32,8 @@ for namespace in /var/run/docker/netns/* /proc/1/ns/net; do
   nsenter --net="$namespace" ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 or dport = :8081 )' >/dev/null
   case $namespace in */lb_* | */ingress_sbox) nsenter --net="$namespace" ipvsadm --set 900 120 300 ;; esac
 done
-pkill -f '(session|crowd|visits)[.]py'
-pkill -f '^keepline apply'
+pkill -f '(session|crowd|visits|load)[.]py'
+pkill -f '^keepline (apply|migrate)'
 true
 "#;
 
@@ -79,6 +79,7 @@ fn make() -> Result<Guests, String> {
         ("session.py", include_str!("session.py")),
         ("crowd.py", include_str!("crowd.py")),
         ("visits.py", include_str!("visits.py")),
+        ("load.py", include_str!("load.py")),
         ("article.sh", include_str!("article.sh")),
     ] {
         std::fs::write(payload.path().join(name), text).map_err(|error| error.to_string())?;
@@ -147,6 +148,12 @@ impl Ground {
     pub fn service(&self, name: &str, options: &str) {
         let there = format!("docker service inspect {name} >/dev/null 2>&1 ||");
         self.run(1, &format!("{there} {}{}", create(name, options), running(&[name])));
+    }
+
+    /// Creates several services alike and waits for all their tasks at once.
+    pub fn services(&self, names: &[&str], options: &str) {
+        let creates: String = names.iter().map(|name| create(name, options)).collect();
+        self.run(1, &format!("{creates}{}", running(names)));
     }
 
     /// Waits until every task that a service should have is running.

@@ -1,4 +1,4 @@
-//! Issues 3 and 4: Keepline on a real Docker Swarm of two nodes, judged by the
+//! Issues 3, 4 and 7: Keepline on a real Docker Swarm of two nodes, judged by the
 //! field's own tools.
 //!
 //! The Swarm is made once (`ground.rs`). Each scenario is a test that can be run alone:
@@ -9,6 +9,7 @@ mod check;
 mod crowd;
 mod direct;
 mod ground;
+mod migrate;
 mod names;
 mod published;
 mod session;

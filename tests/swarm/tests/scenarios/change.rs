@@ -21,7 +21,7 @@ scenario! {
         let silent = Session::open(ground, 1, Container("app"), "shop 7000");
         ground.run(
             1,
-            r#"docker exec "$(containers app)" python3 -c "$(cat /payload/visits.py)" shop 7000 \
+            r#"inside app python3 -c "$(cat /payload/visits.py)" shop 7000 \
                  >/run/visits 2>/run/visits.err &
                mkdir -p /run/looks; rm -f /run/looks/*; touch /run/look
                for ((number = 0; number < 1000; number++)); do

@@ -41,9 +41,9 @@ fn die_at(ground: &Ground, arguments: &str, number: u32) {
 }
 
 fn spec(ground: &Ground, service: &str) -> Value {
-    let text = ground.run(1, &format!("docker service inspect {service}"));
+    let text = ground.run(1, &format!("engine /services/{service}"));
     let mut all: Value = serde_json::from_str(&text).expect("a service");
-    all[0]["Spec"].take()
+    all["Spec"].take()
 }
 
 /// The service is as it was but for its mode, all its tasks run, and of copies nothing is left.
@@ -52,10 +52,11 @@ fn assert_only(ground: &Ground, service: &str, before: &Value, mode: &str) {
     expected["EndpointSpec"]["Mode"] = mode.into();
     assert_eq!(spec(ground, service), expected);
     ground.wait_running(&[service]);
-    let copies = format!("--filter name={service}-keepline");
-    assert_eq!(ground.run(1, &format!("docker service ls -q {copies}")), "");
+    let copies = format!(r#"'{{"name":["{service}-keepline"]}}'"#);
+    assert_eq!(ground.run(1, &format!("engine /services {copies}")).trim(), "[]");
     for node in [1, 2] {
-        assert_eq!(ground.run(node, &format!("docker ps -q {copies}")), "", "node{node}");
+        let left = ground.run(node, &format!("engine /containers/json {copies}"));
+        assert_eq!(left.trim(), "[]", "node{node}");
     }
 }
 
@@ -65,7 +66,7 @@ fn clients(ground: &Ground) -> Vec<Value> {
         ground.run(
             node,
             &format!(
-                r#"docker exec "$(containers {from})" python3 -c "$(cat /payload/load.py)" store 7000 \
+                r#"inside {from} python3 -c "$(cat /payload/load.py)" store 7000 \
                      >/run/load 2>&1 &
                    served() {{ tail -n 1 /run/load | grep -q '"asked": [1-9]'; }}; wait_for served"#
             ),
@@ -100,7 +101,7 @@ fn assert_served(ground: &Ground, since: &[Value], migrations: u64) {
 
 scenario! {
     fn a_live_service_goes_there_and_back(ground) {
-        ground.run(1, "docker network inspect net2 >/dev/null 2>&1 || docker network create -d overlay net2");
+        ground.run(1, "engine /networks/net2 >/dev/null || docker network create -d overlay net2");
         ground.service(
             "store",
             "--replicas 2 --network name=net1,alias=data --network net2 --label team=storage \
@@ -121,7 +122,7 @@ scenario! {
         // No director is on the way: one that forgets after five seconds makes no difference.
         let director = ground.director();
         ground.set_timeout(1, &director, 5);
-        let survived = ground.run(1, "docker exec $(containers app) python3 /peer.py idle store 7000 12");
+        let survived = ground.run(1, "inside app python3 /peer.py idle store 7000 12");
         assert!(survived.contains("survived"), "{survived}");
 
         // The name depends on the copy alone when Keepline dies.
@@ -202,6 +203,14 @@ scenario! {
     }
 }
 
+/// Everything that the Swarm knows of its services, in some order.
+fn services(ground: &Ground) -> Vec<Value> {
+    let mut all: Vec<Value> =
+        serde_json::from_str(&ground.run(1, "engine /services")).expect("services");
+    all.sort_by_key(|service| service["ID"].to_string());
+    all
+}
+
 scenario! {
     fn what_must_not_be_migrated_is_left_as_it_is(ground) {
         ground.service("web", "--constraint node.hostname==node1 --publish 8081:7000");
@@ -212,8 +221,7 @@ scenario! {
              --constraint node.hostname==node1 \
              --reserve-memory $(($(docker info --format '{{.MemTotal}}') * 6 / 10))",
         );
-        let all = "docker service inspect $(docker service ls -q)";
-        let before = ground.run(1, all);
+        let before = services(ground);
         for (node, arguments, status, parts) in [
             (1, "db --to vip", 1, &["in mode vip already"][..]),
             (1, "nobody --to dnsrr", 2, &["there is no service nobody"]),
@@ -229,7 +237,7 @@ scenario! {
                 assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
             }
         }
-        assert_eq!(ground.run(1, all), before);
+        assert_eq!(services(ground), before);
         ground.run(1, "docker service rm tight >/dev/null");
     }
 }

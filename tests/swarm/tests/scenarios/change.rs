@@ -27,7 +27,7 @@ scenario! {
                for ((number = 0; number < 1000; number++)); do
                  [ -e /run/look ] || break
                  keepline check -o json >/run/looks/$number.json 2>/run/looks/$number.err
-                 echo $? >/run/looks/$number.status; sleep 1
+                 echo $? >/run/looks/$number.status; sleep 2
                done >/dev/null 2>&1 &"#,
         );
         ground.run(1, "docker service scale --detach shop=3 >/dev/null");

@@ -150,7 +150,6 @@ killed() {
   7) words="wait until 1 task of $service run" ;;
   8) words="look up $service in each network: it must lead to $service$" ;;
   9) words="remove $service-keepline$" ;;
-  10) words="wait until the tasks of $service-keepline have stopped" ;;
   esac
   : >$log
   keepline migrate $service "$@" --yes 2>$log >&2 & local process=$!
@@ -161,46 +160,47 @@ killed() {
   kill -9 $process; wait $process 2>/dev/null
   return 0
 }
+# What follows when SERVICE is taken up with --resume or --rollback: the ninth step may have been done
+# by the time it was killed, and then there is no copy to take it up from.
+taken_up() {
+  local expected=0
+  sleep 1 # A request that was on its way is carried out.
+  engine /services/$1-keepline >/dev/null || expected=1
+  keepline migrate $1 $2 --yes >/run/crash/$1.end 2>&1
+  [ $? = $expected ] && taken=$expected || { cat /run/crash/$1.end >&2; return 1; }
+}
 back() {
-  local service=$1 step; shift
+  local service=$1 step taken; shift
   for step; do
-    killed $service $step --to dnsrr || return
-    keepline migrate $service --rollback --yes >/run/crash/$service.$step.end 2>&1; echo "$service $step $?"
+    killed $service $step --to dnsrr && taken_up $service --rollback || return
   done
+  [ $taken = 0 ] && echo "$service vip" || echo "$service dnsrr"
 }
 onward() {
   killed onward 2 --to dnsrr || return
-  for step in $(seq 3 10); do killed onward $step --resume || return; done
-  # The copy is gone: there is nothing to resume.
-  keepline migrate onward --resume --yes >/run/crash/onward.end 2>&1; echo "onward end $?"
+  for step in $(seq 3 9); do killed onward $step --resume || return; done
+  taken_up onward --resume && echo "onward dnsrr"
 }
 "#;
 
 scenario! {
-    /// Killed at the beginning of each step that has a copy to go back from: one service at one after
-    /// the other, each time resumed; three others at one, rolled back, at another, and so on. Four
-    /// at once, as they mostly wait; more are too many for an emulated Engine.
+    /// Killed at the beginning of every step that has a copy: one service at all of them, each time
+    /// resumed; three others at two, each time rolled back (not at the third and the eighth, which
+    /// only look). Four at once, as they mostly wait; more are too many for an emulated Engine.
     fn a_crash_at_any_step_is_resumed_or_rolled_back(ground) {
         let all = ["back1", "back2", "back3", "onward"];
         ground.services(&all, "--network net1");
         let before: Vec<Value> = all.iter().map(|name| spec(ground, name)).collect();
         let said = ground.run(
             1,
-            &format!(
-                "{KILLED}back back1 2 5 8 & back back2 3 6 9 & back back3 4 7 & onward & wait
-                 tail -n 20 /run/crash/*end >&2"
-            ),
+            &format!("{KILLED}back back1 2 5 & back back2 4 7 & back back3 6 9 & onward & wait"),
         );
         println!("{said}");
-        let mut ended: Vec<&str> = said.lines().collect();
-        ended.sort_unstable();
-        let expected = [
-            "back1 2 0", "back1 5 0", "back1 8 0", "back2 3 0", "back2 6 0", "back2 9 0", "back3 4 0",
-            "back3 7 0", "onward end 1",
-        ];
-        assert_eq!(ended, expected);
         for (name, before) in all.iter().zip(&before) {
-            assert_only(ground, name, before, if *name == "onward" { "dnsrr" } else { "vip" });
+            let mut modes = said.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            let mode = modes.next().unwrap_or_else(|| panic!("{name} did not come through: {said}"));
+            assert!(mode == "vip" || ["back3", "onward"].contains(name), "{said}");
+            assert_only(ground, name, before, mode);
         }
         ground.run(1, &format!("docker service rm {} >/dev/null", all.join(" ")));
     }

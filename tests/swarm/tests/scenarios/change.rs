@@ -40,11 +40,10 @@ scenario! {
             &format!(
                 "replaced() {{ docker service ps -q --filter desired-state=running shop |
                    {{ ! grep -qF '{}'; }}; }}
-                 wait_for replaced",
+                 wait_for replaced; wait_for tasks_run 3 shop",
                 old.trim()
             ),
         );
-        ground.wait_running(&["shop"]);
         ground.run(
             1,
             "docker service rm shop >/dev/null

@@ -37,3 +37,10 @@ all_run() {
     grep -o '"RunningTasks":[0-9]*,"DesiredTasks":[0-9]*' |
     awk -F '[:,]' -v least="$1" '$2 != $4 || $4 == 0 { bad = 1 } END { exit bad || NR < least }'
 }
+
+# tasks_run NUMBER SERVICE: whether so many of the tasks that it should have run. The Engine's own count
+# has old ones in it, which stop.
+tasks_run() {
+  [ "$(engine /tasks "{\"service\":[\"$2\"],\"desired-state\":[\"running\"]}" |
+    grep -o '"State":"running"' | wc -l)" = "$1" ]
+}

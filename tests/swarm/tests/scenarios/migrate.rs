@@ -101,10 +101,10 @@ fn assert_served(ground: &Ground, since: &[Value], migrations: u64) {
 
 scenario! {
     fn a_live_service_goes_there_and_back(ground) {
-        ground.run(1, "engine /networks/net2 >/dev/null || docker network create -d overlay net2");
+        ground.run(1, "engine /networks/side >/dev/null || docker network create -d overlay side");
         ground.service(
             "store",
-            "--replicas 2 --network name=net1,alias=data --network net2 --label team=storage \
+            "--replicas 2 --network name=net1,alias=data --network side --label team=storage \
              --container-label x=y --env A=b --update-order start-first",
         );
         let before = spec(ground, "store");

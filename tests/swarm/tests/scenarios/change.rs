@@ -12,13 +12,13 @@ use crate::session::{
 
 scenario! {
     /// Directors keep their 15 minutes, which no session of this scenario is silent for. But they
-    /// forget a session at its next packet when its backend is gone (`expire_nodest_conn`), and
-    /// then its client's socket is open until that packet is answered by a reset. So whatever is
-    /// called orphaned must be one whose client says that it was lost.
+    /// forget a session at its next packet when its backend is gone (`expire_nodest_conn`), the
+    /// acknowledgement of the backend's own end included, and then its client's socket is open until
+    /// it is used. So whatever is called orphaned must be one whose client says that it was lost.
     fn a_service_scaled_updated_and_removed_makes_no_false_orphan(ground) {
         ground.service("shop", "--network net1");
         let steady = Session::open(ground, 1, Container("app"), "db 7000");
-        let silent = Session::open(ground, 1, Container("app"), "shop 7000");
+        let mut silent = Session::open(ground, 1, Container("app"), "shop 7000");
         ground.run(
             1,
             r#"inside app python3 -c "$(cat /payload/visits.py)" shop 7000 \
@@ -44,6 +44,9 @@ scenario! {
                 old.trim()
             ),
         );
+        // Its backend was replaced; without the service it would wait for an answer for long.
+        let fate = silent.write();
+        assert!(fate.starts_with("lost"), "{fate}");
         ground.run(
             1,
             "docker service rm shop >/dev/null
@@ -61,7 +64,8 @@ print(json.dumps([[int(open(name).read())] + [open(name[:-6] + end).read() for e
         );
         let looks: Vec<(i32, String, String)> = serde_json::from_str(&looks).expect("looks");
         let visits = ground.run(1, "cat /run/visits");
-        let lost = lost(&visits);
+        let mut lost = lost(&visits);
+        lost.extend(silent.client.rsplit(':').next());
         println!("{} looks, {} visits, lost: {lost:?}", looks.len(), visits.lines().count());
         assert!(looks.len() >= 5, "{} looks", looks.len());
         for (status, stdout, stderr) in looks {
@@ -86,7 +90,6 @@ print(json.dumps([[int(open(name).read())] + [open(name[:-6] + end).read() for e
             let seen = check.session(&steady.client);
             assert_eq!((&seen["verdict"], &seen["service"]), (&"at-risk".into(), &"db".into()), "{seen:#}");
         }
-        drop(silent);
     }
 }
 

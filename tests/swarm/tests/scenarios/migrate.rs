@@ -193,7 +193,12 @@ scenario! {
         let before: Vec<Value> = all.iter().map(|name| spec(ground, name)).collect();
         let said = ground.run(
             1,
-            &format!("{KILLED}back back1 2 5 & back back2 4 7 & back back3 6 9 & onward & wait"),
+            &format!(
+                "{KILLED}(sleep 380; tail -n 5 /run/crash/* >&2) & teller=$!
+                 back back1 2 5 & lanes=$!; back back2 4 7 & lanes+=\" $!\"
+                 back back3 6 9 & lanes+=\" $!\"; onward & lanes+=\" $!\"
+                 wait $lanes; kill $teller"
+            ),
         );
         println!("{said}");
         for (name, before) in all.iter().zip(&before) {

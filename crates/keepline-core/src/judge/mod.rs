@@ -272,6 +272,9 @@ fn sessions(snapshot: &Snapshot, options: &Options) -> Vec<Vec<Option<Session>>>
     let mut judged = Vec::new();
     for (at, lost) in forgotten {
         let Some(mut session) = missing(snapshot, &index, at, lost, End::Client) else {
+            // It has ended since the first look. So has what was seen of it at its backend then,
+            // which nobody was asked about a second time.
+            backends.claim_forgotten(lost.pair.0, lost.director);
             continue;
         };
         if session.verdict != Verdict::Untracked {

@@ -1,6 +1,9 @@
 //! One change: where, what is there now, what will be.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -168,6 +171,12 @@ pub enum What {
         #[serde(serialize_with = "number", skip_deserializing)]
         sockets: Vec<SocketId>,
     },
+    /// Connections to these addresses are closed, those that are still being made, too: as many as
+    /// there are at that moment. Cannot be undone.
+    Disconnect {
+        /// Where nobody answers any more.
+        peers: Vec<IpAddr>,
+    },
 }
 
 /// What leaves nothing to undo need not be known one by one: a hundred thousand entries are.
@@ -199,7 +208,10 @@ impl What {
             | Self::Keepalive { .. }
             | Self::NewSockets { .. }
             | Self::Direct { .. } => true,
-            Self::Entries { .. } | Self::Touch { .. } | Self::Abort { .. } => false,
+            Self::Entries { .. }
+            | Self::Touch { .. }
+            | Self::Abort { .. }
+            | Self::Disconnect { .. } => false,
         }
     }
 
@@ -280,6 +292,15 @@ impl What {
             Self::Abort { sockets: all } => {
                 (sockets(all.len()), "closed; their owners get ECONNABORTED".to_owned())
             }
+            Self::Disconnect { peers } => {
+                let first: Vec<String> = peers.iter().take(4).map(ToString::to_string).collect();
+                let more = peers.len().saturating_sub(first.len());
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                (
+                    format!("connections to {}{more}", first.join(", ")),
+                    "closed; their owners get ECONNABORTED".to_owned(),
+                )
+            }
         }
     }
 
@@ -308,7 +329,10 @@ impl What {
             },
             Self::NewSockets { before, after } => Self::NewSockets { before: after, after: before },
             Self::Direct { before, after } => Self::Direct { before: after, after: before },
-            Self::Entries { .. } | Self::Touch { .. } | Self::Abort { .. } => return None,
+            Self::Entries { .. }
+            | Self::Touch { .. }
+            | Self::Abort { .. }
+            | Self::Disconnect { .. } => return None,
         })
     }
 }

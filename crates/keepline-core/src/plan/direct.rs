@@ -1,26 +1,28 @@
 //! `direct`: connect() to a virtual address is answered with a backend's, so that there is no entry
 //! that could be forgotten.
 
-use std::{collections::BTreeSet, net::IpAddr};
-
-use super::{
-    Action, Change, DirectBackend, DirectService, Place, Plan, What, directors,
-    sockets::{by_namespace, changes},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
 };
+
+use super::{Action, Change, DirectBackend, DirectService, Place, Plan, What, directors};
 use crate::{
     judge::Judgement,
-    session::SocketRef,
-    snapshot::{Namespace, Service, ServiceId, Snapshot, TcpState},
+    snapshot::{Namespace, Service, ServiceId, Snapshot},
 };
 
 /// Plans the programs' tables from the directors' own: which namespace may ask for which address,
-/// and who answers.
+/// and who answers. `known`: what they answer for already, by an earlier Keepline.
 #[must_use]
-pub fn direct(snapshot: &Snapshot, judgement: &Judgement) -> Plan {
+pub fn direct(snapshot: &Snapshot, judgement: &Judgement, known: Option<&[DirectService]>) -> Plan {
     let mut plan = Plan::new(Action::Direct);
     let services = services(snapshot, judgement, &mut plan);
     if !services.is_empty() {
-        answer(snapshot, services, &mut plan);
+        match known {
+            Some(known) => plan.changes = turn(snapshot, known, services).changes,
+            None => answer(snapshot, services, &mut plan),
+        }
         plan.note(
             "sessions that are open now stay with their director and drain: hold or heal them; new \
              connections go to a backend directly",
@@ -39,16 +41,25 @@ pub fn follow(snapshot: &Snapshot, judgement: &Judgement, known: &[DirectService
 }
 
 /// Plans that the programs answer for `now` instead of `known`: their tables, also where nothing is
-/// left to answer for, and then the end of connections to backends that a service has no longer, so
-/// that clients connect again instead of waiting.
+/// left to answer for. Before a backend that its service has no longer leaves the table, it gets no
+/// new connections and those that are there are closed, so that clients connect again instead of
+/// waiting. It is in the table until that is done: whoever goes on after a death at any moment finds
+/// it there.
 #[must_use]
 pub fn turn(snapshot: &Snapshot, known: &[DirectService], now: Vec<DirectService>) -> Plan {
     let mut plan = Plan::new(Action::Direct);
-    if now != known {
-        let stranded = stranded(snapshot, known, &now);
-        answer(snapshot, now, &mut plan);
-        plan.changes.extend(stranded);
+    if now == known {
+        return plan;
     }
+    let gone = gone(known, &now);
+    if !gone.is_empty() {
+        let draining = draining(known, &now, &gone);
+        if draining != known {
+            answer(snapshot, draining, &mut plan);
+        }
+        plan.changes.extend(disconnect(snapshot, &gone));
+    }
+    answer(snapshot, now, &mut plan);
     plan
 }
 
@@ -185,28 +196,53 @@ pub(super) fn clients(
     clients
 }
 
-/// Connections that went to a backend directly which its service has no longer. A service that is
-/// gone as a whole may only be made anew: its tasks tell their clients themselves when they end.
-fn stranded(snapshot: &Snapshot, before: &[DirectService], now: &[DirectService]) -> Vec<Change> {
+/// Backends, by the cookie of their clients' namespace.
+type Gone = BTreeMap<u64, BTreeSet<IpAddr>>;
+
+/// Backends that their service has no longer. Not those of a service that is gone as a whole, which
+/// may only be made anew: its tasks tell their clients themselves when they end.
+fn gone(before: &[DirectService], now: &[DirectService]) -> Gone {
     let still_there = |service: &&DirectService| {
         !service.udp && now.iter().any(|it| (it.netns, it.vip) == (service.netns, service.vip))
     };
-    let backends = |service: &DirectService| -> Vec<(u64, IpAddr)> {
-        service.backends.iter().map(|it| (service.netns, it.address)).collect()
-    };
-    let mut gone: BTreeSet<(u64, IpAddr)> =
-        before.iter().filter(still_there).flat_map(backends).collect();
-    for pair in now.iter().flat_map(backends) {
-        gone.remove(&pair);
+    let mut gone = Gone::new();
+    for service in before.iter().filter(still_there) {
+        let backends = service.backends.iter().map(|it| it.address);
+        gone.entry(service.netns).or_default().extend(backends);
     }
-    let connected = snapshot.namespaces.iter().enumerate().flat_map(|(namespace, seen)| {
-        let sockets = seen.sockets.iter().enumerate();
-        sockets.map(move |(socket, it)| (SocketRef { namespace, socket }, seen.cookie, it))
-    });
-    let ends = connected.filter_map(|(at, cookie, socket)| {
-        let open = socket.state == TcpState::Established;
-        (open && gone.contains(&(cookie?, socket.remote.ip()))).then_some(at)
-    });
-    let sockets = by_namespace(snapshot, ends);
-    changes(snapshot, sockets, |sockets| What::Abort { sockets }).collect()
+    for service in now {
+        if let Some(gone) = gone.get_mut(&service.netns) {
+            service.backends.iter().for_each(|it| {
+                gone.remove(&it.address);
+            });
+        }
+    }
+    gone.retain(|_, backends| !backends.is_empty());
+    gone
+}
+
+/// `now`, and with it the backends that are gone, for no new connections.
+fn draining(known: &[DirectService], now: &[DirectService], gone: &Gone) -> Vec<DirectService> {
+    /// As many as the programs take for a service (`MOST_BACKENDS` in keepline-bpf).
+    const MOST: usize = 256;
+    let key = |service: &DirectService| (service.netns, service.vip, service.port, service.udp);
+    let mut services = now.to_vec();
+    for service in &mut services {
+        let Some(gone) = gone.get(&service.netns) else { continue };
+        let own = key(service);
+        let before = known.iter().filter(|it| key(it) == own).flat_map(|it| &it.backends);
+        let drained = before.filter(|it| gone.contains(&it.address));
+        service.backends.extend(drained.map(|it| DirectBackend { weight: 0, ..*it }));
+        service.backends.truncate(MOST);
+        service.backends.sort_unstable();
+    }
+    services
+}
+
+fn disconnect(snapshot: &Snapshot, gone: &Gone) -> impl Iterator<Item = Change> {
+    gone.iter().filter_map(|(netns, backends)| {
+        let clients = snapshot.namespaces.iter().find(|it| it.cookie == Some(*netns))?;
+        let peers = backends.iter().copied().collect();
+        Some(Change { place: Place::of(clients), what: What::Disconnect { peers } })
+    })
 }

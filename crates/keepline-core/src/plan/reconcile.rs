@@ -134,7 +134,8 @@ impl Object {
             What::Keepalive { .. }
             | What::Entries { .. }
             | What::Touch { .. }
-            | What::Abort { .. } => String::new(),
+            | What::Abort { .. }
+            | What::Disconnect { .. } => String::new(),
         };
         // Of these nothing stands that could be decided by hand, except keepalive of sockets.
         let inode = if setting.is_empty() { 0 } else { change.place.inode };
@@ -396,7 +397,7 @@ impl Wanted {
         let nobody = none();
         for (director, not_meant) in &self.direct {
             focus(snapshot, |at| at == *director);
-            let mut plan = direct(snapshot, sessions.direct.get(director).unwrap_or(&nobody));
+            let mut plan = direct(snapshot, sessions.direct.get(director).unwrap_or(&nobody), None);
             refused.append(&mut plan.refused);
             for change in plan.changes {
                 let What::Direct { after: Some(services), .. } = change.what else { continue };

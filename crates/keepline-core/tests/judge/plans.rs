@@ -257,7 +257,7 @@ fn keepalive_is_set_below_the_timeout_where_it_is_missing_or_late() {
 fn direct_follows_the_directors_own_table() {
     let mut snapshot = swarm(Some(entry(300)));
     snapshot.namespaces[CLIENT].cookie = Some(70);
-    let plan = plan::direct(&snapshot, &judged(&snapshot));
+    let plan = plan::direct(&snapshot, &judged(&snapshot), None);
     let What::Direct { after: Some(services), .. } = &plan.changes[0].what else { panic!() };
     assert_eq!(services.len(), 2, "TCP and UDP: a mark knows no protocol");
     let service = &services[0];
@@ -275,11 +275,18 @@ fn direct_follows_the_directors_own_table() {
     let destination = &mut tables(&mut snapshot).services[0].destinations[0];
     destination.weight = 0;
     let kinds = |plan: &Plan| -> Vec<bool> {
-        plan.changes.iter().map(|it| matches!(it.what, What::Abort { .. })).collect()
+        plan.changes.iter().map(|it| matches!(it.what, What::Disconnect { .. })).collect()
     };
     assert_eq!(kinds(&follow(&snapshot)), [false], "drained: those that are connected stay");
     tables(&mut snapshot).services[0].destinations.clear();
-    assert_eq!(kinds(&follow(&snapshot)), [false, true]);
+    let plan = follow(&snapshot);
+    assert_eq!(kinds(&plan), [false, true, false]);
+    // Whoever goes on after a death in the midst finds it in the table still.
+    let What::Direct { after: Some(services), .. } = &plan.changes[0].what else { panic!() };
+    assert_eq!((services[0].backends.len(), services[0].backends[0].weight), (1, 0));
+    assert_eq!(plan.changes[1].place.cookie, Some(70));
+    let again = plan::direct(&snapshot, &judged(&snapshot), Some(services));
+    assert_eq!(kinds(&again), [true, false], "the table is as it shall be meanwhile");
     snapshot.incomplete.push(Incomplete { what: "x".into(), why: "y".into(), help: None });
     assert!(follow(&snapshot).changes.is_empty(), "a table not seen is not an empty one");
     snapshot.incomplete.clear();

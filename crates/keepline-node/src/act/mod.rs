@@ -190,6 +190,7 @@ fn make(place: &Place, what: &What) -> Result<Vec<String>, Obstacle> {
         What::Entries { table: Table::Conntrack, entries } => conntrack::remember(entries),
         What::Touch { sockets } => sockets::touch(place, sockets),
         What::Abort { sockets } => sockets::abort(sockets),
+        What::Disconnect { peers } => sockets::disconnect(peers),
     }
 }
 
@@ -327,7 +328,10 @@ fn now(what: &What) -> Result<Now, Obstacle> {
         }
         What::NewSockets { before, after } => which(&programs::rules()?, before, after),
         What::Direct { before, after } => which(&programs::services()?, before, after),
-        What::Entries { .. } | What::Touch { .. } | What::Abort { .. } => Now::InForce,
+        What::Entries { .. }
+        | What::Touch { .. }
+        | What::Abort { .. }
+        | What::Disconnect { .. } => Now::InForce,
     })
 }
 

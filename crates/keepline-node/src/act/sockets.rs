@@ -1,6 +1,7 @@
 //! Other processes' sockets in the current namespace: keepalive, probes, and their end.
 
 use std::{
+    net::IpAddr,
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use keepline_core::{
 };
 use keepline_kernel::{
     Error,
-    netlink::{Protocol, Socket as Netlink},
+    netlink::{Event, Protocol, Socket as Netlink},
     pidfd::{self, Keepalive},
     procfs::{self, Holder},
 };
@@ -216,11 +217,42 @@ impl Drop for Restore<'_> {
     }
 }
 
+/// Closes every connection of this namespace to `peers`, also one that is being made: its owner
+/// would wait for two minutes (`tcp_syn_retries`).
+pub(super) fn disconnect(peers: &[IpAddr]) -> Result<Vec<String>, Obstacle> {
+    let netlink = Netlink::open(Protocol::SockDiag)?;
+    let states = sock_diag::States::of(&[TcpState::Established, TcpState::SynSent]);
+    let mut sockets = Vec::new();
+    netlink.dump("list sockets", &sock_diag::dump(states, false, 1), |event| {
+        match event {
+            // What the interrupted walk has found already is found again.
+            Event::Start => sockets.clear(),
+            Event::Message(message) => {
+                let socket = sock_diag::parse(message.payload)?;
+                if peers.contains(&socket.remote.ip().to_canonical()) {
+                    sockets.push(Exact {
+                        local: socket.local,
+                        remote: socket.remote,
+                        interface: socket.interface,
+                        cookie: socket.cookie,
+                    });
+                }
+            }
+        }
+        Ok(())
+    })?;
+    destroy(&netlink, &sockets)
+}
+
 /// Closes sockets: their owners get `ECONNABORTED`, their peers a reset (`tcp_abort()`).
 pub(super) fn abort(sockets: &[SocketId]) -> Result<Vec<String>, Obstacle> {
     let netlink = Netlink::open(Protocol::SockDiag)?;
+    destroy(&netlink, &sockets.iter().map(exact).collect::<Vec<_>>())
+}
+
+fn destroy(netlink: &Netlink, sockets: &[Exact]) -> Result<Vec<String>, Obstacle> {
     let requests: Vec<Vec<u8>> =
-        (1..).zip(sockets).map(|(sequence, socket)| exact(socket).destroy(sequence)).collect();
+        (1..).zip(sockets).map(|(sequence, socket)| socket.destroy(sequence)).collect();
     let (mut closed, mut gone) = (0, 0);
     for result in netlink.batch("close a socket", &requests)? {
         match result {

@@ -1,5 +1,7 @@
 //! `keepline apply`, and the remedies `heal`, `touch`, `abort`: look, judge, plan, show, act.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -7,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use keepline_core::plan::{self, Action, HoldWish, KeepaliveWish, Memory, Plan, TimeoutWish, What};
 use keepline_core::report::counted;
+use keepline_core::snapshot::{Destination, Forwarding, Service};
 use keepline_core::{Judgement, Options, Snapshot, judge};
 use keepline_node::run::{self, Exclusive, Holding};
 use keepline_node::{Owners, Select};
@@ -235,30 +238,98 @@ fn hold(args: &HoldArgs) -> anyhow::Result<u8> {
 
 /// `keepline apply direct`
 fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
-    /// A task that goes is noticed within this time, and what hangs on it closed.
-    const FOLLOW: Duration = Duration::from_millis(800);
     let select = args.select.to_select();
-    let plan = |seen: &Seen| Ok(plan::direct(&seen.snapshot, &seen.judgement));
+    // Where an earlier one has ended, tasks may have gone meanwhile. What cannot be read now is told
+    // when it is to be changed.
+    let known = || keepline_node::answered_directly().ok().flatten();
+    let plan = |seen: &Seen| Ok(plan::direct(&seen.snapshot, &seen.judgement, known().as_deref()));
     let status = carry_out(&select, args.consent, plan)?;
     if args.once || args.consent.dry_run {
         return Ok(status);
     }
-    let Ok(Some(mut known)) = keepline_node::answered_directly() else { return Ok(status) };
+    let Some(mut known) = known() else { return Ok(status) };
     let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
     eprintln!("keepline: following the backends, Ctrl-C ends that");
+    let mut tables = Tables::default();
     while !stop.load(Ordering::Relaxed) {
-        thread::sleep(FOLLOW);
-        match follow(&select, &known) {
+        match follow(&select, &known, &mut tables) {
             Ok(Some(now)) => {
                 eprintln!("keepline: backends have changed");
                 known = now;
             }
             Ok(None) => {}
-            Err(error) => eprintln!("keepline: warning: {error:#}; trying again"),
+            Err(error) => {
+                eprintln!("keepline: warning: {error:#}; trying again");
+                tables = Tables::default();
+            }
         }
+        thread::sleep(Tables::PAUSE);
     }
     eprintln!("keepline: no longer following; `keepline undo direct` takes the programs off");
     Ok(status)
+}
+
+/// The last look, and the directors' tables since then: to ask for those costs much less.
+#[derive(Default)]
+struct Tables {
+    seen: Option<(Instant, Seen)>,
+    directors: BTreeSet<u64>,
+    balanced: Vec<(u64, Vec<keepline_node::Balanced>)>,
+}
+
+impl Tables {
+    /// Between two comparisons: a task that goes is noticed in time, and what hangs on it closed.
+    const PAUSE: Duration = Duration::from_millis(250);
+    /// Clients and directors that have come are in no table: they are looked for so often.
+    const LOOK: Duration = Duration::from_secs(2);
+
+    /// What the tables say now, if that is something else.
+    fn news(&mut self) -> Option<&Seen> {
+        let now = keepline_node::balanced(&self.directors).ok()?;
+        if now == self.balanced {
+            return None;
+        }
+        self.balanced = now;
+        let (_, seen) = self.seen.as_mut()?;
+        for namespace in &mut seen.snapshot.namespaces {
+            let Some(ipvs) = &mut namespace.ipvs else { continue };
+            let balanced = self.balanced.iter().find(|(inode, _)| *inode == namespace.inode);
+            let Some((_, balanced)) = balanced else { continue };
+            rebalance(&mut ipvs.services, balanced);
+        }
+        Some(seen)
+    }
+
+    fn are_fresh(&self) -> bool {
+        self.seen.as_ref().is_some_and(|(looked, _)| looked.elapsed() < Self::LOOK)
+    }
+
+    /// Looks at everything.
+    fn look(&mut self, select: &Select) -> anyhow::Result<&Seen> {
+        // Asked before: what changes while it is looked is news afterwards.
+        self.balanced = keepline_node::balanced(&self.directors).unwrap_or_default();
+        let seen = Seen::take(select)?;
+        let directors = seen.snapshot.namespaces.iter().filter(|it| it.ipvs.is_some());
+        self.directors = directors.map(|it| it.inode).collect();
+        Ok(&self.seen.insert((Instant::now(), seen)).1)
+    }
+}
+
+/// Gives services of an earlier look the backends that their director has now. A service that is in
+/// only one of the two stays as it is until the next look.
+fn rebalance(services: &mut [Service], now: &[keepline_node::Balanced]) {
+    for service in services {
+        let Some((_, backends)) = now.iter().find(|(id, _)| *id == service.id) else { continue };
+        let destination = |(address, weight): &(SocketAddr, u32)| Destination {
+            address: *address,
+            weight: *weight,
+            // Of no account here.
+            forwarding: Forwarding::Masquerade,
+            active: 0,
+            inactive: 0,
+        };
+        service.destinations = backends.iter().map(destination).collect();
+    }
 }
 
 /// Brings the programs up to date where the directors' tables have changed; what they answer for
@@ -266,8 +337,14 @@ fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
 fn follow(
     select: &Select,
     known: &[plan::DirectService],
+    tables: &mut Tables,
 ) -> anyhow::Result<Option<Vec<plan::DirectService>>> {
-    let seen = Seen::take(select)?;
+    let seen = if tables.are_fresh() {
+        let Some(seen) = tables.news() else { return Ok(None) };
+        seen
+    } else {
+        tables.look(select)?
+    };
     if let Some(missed) = seen.snapshot.incomplete.first() {
         return Err(fault(
             format!("not seen: {}: {}", missed.what, missed.why),

@@ -32,8 +32,8 @@ for namespace in /var/run/docker/netns/* /proc/1/ns/net; do
   esac
   nsenter --net="$namespace" sh -c "ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 or dport = :8081 )' >/dev/null; $times"
 done
-pkill -f '(session|crowd|visits|load)[.]py'
-pkill -f '^keepline (apply|migrate)'
+pkill -f '(session|crowd|visits|load|visitors|watch)[.]py'
+pkill -f '^keepline (apply|migrate|guard)'
 true
 "#;
 
@@ -84,6 +84,8 @@ fn make() -> Result<Guests, String> {
         ("visits.py", include_str!("visits.py")),
         ("load.py", include_str!("load.py")),
         ("guest.sh", include_str!("guest.sh")),
+        ("visitors.py", include_str!("visitors.py")),
+        ("watch.py", include_str!("watch.py")),
         ("article.sh", include_str!("article.sh")),
     ] {
         std::fs::write(payload.path().join(name), text).map_err(|error| error.to_string())?;

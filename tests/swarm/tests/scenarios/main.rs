@@ -8,6 +8,7 @@ mod change;
 mod check;
 mod crowd;
 mod direct;
+mod direct_load;
 mod ground;
 mod guard;
 mod migrate;

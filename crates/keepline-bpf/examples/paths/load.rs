@@ -101,19 +101,17 @@ pub fn serve(host: &str) -> io::Result<()> {
     let requests = Arc::new(TcpListener::bind(format!("{host}:7000"))?);
     let bulk = Arc::new(TcpListener::bind(format!("{host}:7001"))?);
     println!("ready");
-    let mut threads = Vec::new();
-    for number in 0..SERVED + 2 {
-        let (requests, bulk) = (Arc::clone(&requests), Arc::clone(&bulk));
-        threads.push(thread::spawn(move || {
-            loop {
-                // A client that has reset its connection is as good as one that closed it.
-                let _ = if number < SERVED { echo(&requests) } else { swallow(&bulk) };
-            }
-        }));
-    }
-    for thread in threads {
-        thread.join().map_err(|_| io::Error::other("a thread has ended"))?;
-    }
+    thread::scope(|scope| {
+        for number in 0..SERVED + 2 {
+            let (requests, bulk) = (Arc::clone(&requests), Arc::clone(&bulk));
+            scope.spawn(move || {
+                loop {
+                    // A client that has reset its connection is as good as one that closed it.
+                    let _ = if number < SERVED { echo(&requests) } else { swallow(&bulk) };
+                }
+            });
+        }
+    });
     Ok(())
 }
 

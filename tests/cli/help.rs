@@ -6,12 +6,14 @@ use serde_json::Value;
 
 use crate::run::{capture, folder, keepline};
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 15] = [
     &[],
     &["check"],
     &["explain"],
     &["timeouts"],
     &["capture"],
+    &["guard"],
+    &["policy"],
     &["migrate"],
     &["lab"],
     &["lab", "demo"],
@@ -33,7 +35,14 @@ fn help_fits_eighty_columns_and_shows_examples_first() {
             }
             if matches!(
                 command,
-                [] | ["check" | "explain" | "timeouts" | "capture" | "migrate" | "lab"]
+                [] | ["check"
+                    | "explain"
+                    | "timeouts"
+                    | "capture"
+                    | "guard"
+                    | "policy"
+                    | "migrate"
+                    | "lab"]
             ) {
                 let examples = ran.out.find("\nExamples:\n").expect("examples");
                 assert!(examples < ran.out.find("\nUsage: ").expect("usage"), "{}", ran.out);

@@ -10,4 +10,5 @@ mod files;
 mod help;
 mod human;
 mod migrate;
+mod policy;
 mod run;

@@ -146,20 +146,50 @@ struct in6_addr {
 	} in6_u;
 };
 
+struct inet_hashinfo {
+	void *ehash;
+	unsigned int ehash_mask;
+	bool pernet; /* since 6.1: a table of one namespace */
+};
+
+struct inet_timewait_death_row {
+	struct inet_hashinfo *hashinfo;
+};
+
 struct netns_ipv4 {
+	struct inet_timewait_death_row tcp_death_row;
 	int sysctl_tcp_keepalive_time;  /* jiffies */
 	int sysctl_tcp_keepalive_intvl; /* jiffies */
 	__u8 sysctl_tcp_keepalive_probes;
 };
 
+struct ns_common {
+	unsigned int inum;
+};
+
 struct net {
 	__u64 net_cookie; /* since 5.12 a plain number that every namespace has */
+	struct ns_common ns;
 	struct netns_ipv4 ipv4;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+struct task_struct {
+	struct nsproxy *nsproxy;
 };
 
 typedef struct {
 	struct net *net;
 } possible_net_t;
+
+/* The last `next` of a chain is no pointer: it is odd, and half of it the number of the bucket. */
+struct hlist_nulls_node {
+	void *next;
+	void **pprev;
+};
 
 typedef struct {
 	__s64 counter;
@@ -167,17 +197,31 @@ typedef struct {
 
 struct sock_common {
 	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
 	__be16 skc_dport;
+	__u16 skc_num;
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	int skc_bound_dev_if;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	atomic64_t skc_cookie; /* 0: nobody has asked for it yet */
 	unsigned long skc_flags;
-	atomic64_t skc_cookie;
+	struct hlist_nulls_node skc_nulls_node;
+};
+
+struct inode {
+	unsigned long i_ino;
+};
+
+struct socket_alloc {
+	struct inode vfs_inode;
 };
 
 struct sock {
 	struct sock_common __sk_common;
+	void *sk_socket; /* in a struct socket_alloc, whose first member it is */
 };
 
 struct inet_sock {
@@ -186,16 +230,66 @@ struct inet_sock {
 
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct {
+		__u32 lrcvtime; /* jiffies */
+	} icsk_ack;
 };
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
+	__u32 lsndtime;               /* jiffies */
+	__u32 rcv_tstamp;             /* jiffies */
 	__u8 keepalive_probes;        /* 0: as the namespace's sysctl says */
 	unsigned int keepalive_time;  /* jiffies, 0 likewise */
 	unsigned int keepalive_intvl; /* jiffies, 0 likewise */
 };
 
 enum sock_flags { SOCK_KEEPOPEN = 3 };
+
+union nf_inet_addr {
+	__u32 all[4];
+};
+
+struct nf_conntrack_man {
+	union nf_inet_addr u3;
+	union {
+		__be16 all;
+	} u;
+	__u16 l3num;
+};
+
+struct nf_conntrack_tuple {
+	struct nf_conntrack_man src;
+	struct {
+		union nf_inet_addr u3;
+		union {
+			__be16 all;
+		} u;
+		__u8 protonum;
+		__u8 dir;
+	} dst;
+};
+
+struct nf_conntrack_tuple_hash {
+	struct hlist_nulls_node hnnode;
+	struct nf_conntrack_tuple tuple;
+};
+
+struct ip_ct_tcp {
+	__u8 state;
+};
+
+union nf_conntrack_proto {
+	struct ip_ct_tcp tcp;
+};
+
+struct nf_conn {
+	__u32 timeout; /* jiffies */
+	struct nf_conntrack_tuple_hash tuplehash[2];
+	unsigned long status;
+	possible_net_t ct_net;
+	union nf_conntrack_proto proto;
+};
 
 struct seq_file;
 

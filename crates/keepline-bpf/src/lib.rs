@@ -24,6 +24,7 @@ pub mod keepalive;
 mod layout;
 mod object;
 pub mod place;
+pub mod tables;
 
 pub use direct::Direct;
 pub use error::Error;

@@ -74,6 +74,8 @@ pub struct Namer<'a> {
 struct Role<'a> {
     directs: Option<&'a Network>,
     container: Option<&'a Container>,
+    /// Of the host: the network that its own addresses lead into by published ports.
+    ingress: Option<(&'a Network, &'a [IpAddr])>,
 }
 
 impl<'a> Namer<'a> {
@@ -84,9 +86,13 @@ impl<'a> Namer<'a> {
         let role = |namespace: &'a crate::snapshot::Namespace| {
             let Some(topology) = topology else { return Role::default() };
             let id = namespace.container.as_ref().map(|container| container.id.as_str());
+            let ingress = topology.networks.iter().find(|network| network.ingress);
             Role {
                 directs: topology.network_of_director(namespace.file()),
                 container: topology.containers.iter().find(|it| Some(it.id.as_str()) == id),
+                ingress: ingress
+                    .filter(|_| namespace.name == "host")
+                    .map(|network| (network, namespace.addresses.as_slice())),
             }
         };
         Self { topology, roles: snapshot.namespaces.iter().map(role).collect() }
@@ -110,9 +116,18 @@ impl<'a> Namer<'a> {
     fn network(&self, session: &Session) -> Option<&'a Network> {
         let directed = session.director.and_then(|at| self.roles[at].directs);
         directed
+            .or_else(|| self.published(session))
             .or_else(|| self.attached(session.socket.namespace, session.client.ip()))
             .or_else(|| self.attached(session.socket.namespace, session.server.ip()))
             .or_else(|| self.attached(session.other_end?.namespace, session.backend?.ip()))
+    }
+
+    /// The ingress network, where the host itself should lead the session into it: an Engine that
+    /// starts takes the host's translation away, and with it what tells the director behind it.
+    fn published(&self, session: &Session) -> Option<&'a Network> {
+        let (network, own) = self.roles[session.director?].ingress?;
+        let led = own.contains(&session.server.ip()) && virtual_service(network, session).is_some();
+        led.then_some(network)
     }
 
     /// The network in which the container of a namespace has this address.

@@ -194,7 +194,7 @@ pub struct Session {
     /// Index of the director's namespace.
     pub director: Option<usize>,
     /// Where its entry is missing: from and to of what the director is sent by this end.
-    pub sent: Option<(SocketAddr, SocketAddr)>,
+    pub sent: Option<Box<(SocketAddr, SocketAddr)>>,
     /// Table.
     pub table: Option<Table>,
     /// Entry, where it is there.

@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod complete;
 mod engine;
 mod error;
+mod glance;
 mod marks;
 mod owners;
 mod parallel;
@@ -13,13 +15,15 @@ pub mod run;
 mod scan;
 mod second_look;
 mod tables;
+mod walk;
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
+use keepline_bpf::tables::Tables as Programs;
 use keepline_core::{
-    Snapshot,
-    judge::{Questions, questions},
-    snapshot::{Asked, Incomplete, SCHEMA, ServiceId, Topology},
+    Judgement, Options, Snapshot,
+    judge::{FirstJudgement, Questions, first_judgement},
+    snapshot::{Asked, Incomplete, SCHEMA, Topology},
 };
 use keepline_kernel::rights::{Capability, Facts};
 
@@ -27,10 +31,33 @@ pub use act::{
     ActError, Now, Obstacle, Report, Step, act, answered_directly, compare, keepalive_rules, undo,
 };
 pub use error::NodeError;
+pub use glance::{Balanced, balanced, topology};
 pub use keepline_core::snapshot::Select;
 pub use owners::Owners;
 
 use owners::Holders;
+
+/// How the large tables are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By a walk where there is very much to read and the kernel lets us, else by netlink.
+    Best,
+    /// By netlink, namespace by namespace.
+    Netlink,
+    /// By a walk over the kernel's tables, if the kernel lets us.
+    Walk,
+}
+
+/// A look and what it means.
+#[derive(Debug)]
+pub struct Checked {
+    /// What was seen. After a walk, sockets have inode and cookie only where those are needed.
+    pub snapshot: Snapshot,
+    /// What it means.
+    pub judgement: Judgement,
+    /// Whether the tables were walked.
+    pub walked: bool,
+}
 
 /// Looks at this machine: its namespaces, sockets and tables, and a second time at every
 /// session that seems orphaned. Changes nothing.
@@ -40,7 +67,9 @@ use owners::Holders;
 /// # Errors
 /// When something selected does not exist, or nothing at all can be seen.
 pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
-    observe_with(select, owners, engine::ask)
+    let (look, first) = look(select, owners, &Options::default(), Way::Netlink, engine::ask)?;
+    drop(first);
+    Ok(look.snapshot)
 }
 
 /// The same for one who knows already what the Engine told, and does not ask again.
@@ -52,44 +81,44 @@ pub fn observe_knowing(
     owners: Owners,
     topology: Option<Topology>,
 ) -> Result<Snapshot, NodeError> {
-    observe_with(select, owners, |_host| Ok(topology))
+    let known = |_: &str| Ok(topology);
+    let (look, first) = look(select, owners, &Options::default(), Way::Netlink, known)?;
+    drop(first);
+    Ok(look.snapshot)
 }
 
-/// What the Engine of this machine tells; none where there is no Engine.
+/// The same for who wants to know only what it means.
 ///
 /// # Errors
-/// Why it tells nothing, in words.
-pub fn topology() -> Result<Option<Topology>, String> {
-    engine::ask(&Facts::read(Path::new(place::PROC)).host)
-}
-
-/// A service, and its backends with their weights.
-pub type Balanced = (ServiceId, Vec<(SocketAddr, u32)>);
-
-/// What directors among the namespaces with these inodes balance: to be compared with an earlier
-/// answer, much cheaper than a whole look. One that cannot be read now is left out.
-///
-/// # Errors
-/// When no namespace can be found.
-pub fn balanced(inodes: &BTreeSet<u64>) -> Result<Vec<(u64, Vec<Balanced>)>, NodeError> {
-    let mut places = place::all()?;
-    places.retain(|place| inodes.contains(&place.inode));
-    let seen = places.iter().filter_map(|place| {
-        let (_, services) = place.enter(tables::ipvs_of_here).ok()?.ok()??;
-        let services = services.into_iter().map(|service| {
-            let backends = service.destinations.iter().map(|it| (it.address, it.weight));
-            (service.id, backends.collect())
-        });
-        Some((place.inode, services.collect()))
-    });
-    Ok(seen.collect())
-}
-
-fn observe_with(
+/// Those of [`observe`].
+pub fn check(
     select: &Select,
     owners: Owners,
+    options: &Options,
+    way: Way,
+) -> Result<Checked, NodeError> {
+    let (Look { snapshot, walked }, first) = look(select, owners, options, way, engine::ask)?;
+    let judgement = match first {
+        Some(first) => first.conclude(&snapshot),
+        None => keepline_core::judge(&snapshot, options),
+    };
+    Ok(Checked { snapshot, judgement, walked })
+}
+
+/// What was seen, and how.
+struct Look {
+    snapshot: Snapshot,
+    walked: bool,
+}
+
+/// Looks, and judges what was seen first; None where the second look has changed that.
+fn look(
+    select: &Select,
+    owners: Owners,
+    options: &Options,
+    way: Way,
     ask: impl FnOnce(&str) -> engine::Answer + Send,
-) -> Result<Snapshot, NodeError> {
+) -> Result<(Look, Option<FirstJudgement>), NodeError> {
     let started = jiff::Timestamp::now();
     let clock = Instant::now();
     let facts = Facts::read(Path::new(place::PROC));
@@ -110,14 +139,13 @@ fn observe_with(
             return Err(NodeError::Nothing { why: why.to_owned() });
         }
     }
-    let kernel_lists_fast = tables::lists_fast(&facts);
-    let (looks, engine) = std::thread::scope(|scope| {
+    let (found, walked, engine) = std::thread::scope(|scope| {
         let engine = scope.spawn(|| ask(&facts.host));
-        let looks = parallel::map(&places, |place| scan::scan(place, kernel_lists_fast));
-        (looks, engine.join().expect("asking the Engine does not panic"))
+        let (found, walked) = scan(&places, &facts, way, owners == Owners::All);
+        (found, walked, engine.join().expect("asking the Engine does not panic"))
     });
     let mut namespaces = Vec::with_capacity(places.len());
-    for mut found in looks.into_iter().flatten() {
+    for mut found in found {
         found.namespace.selected = true;
         namespaces.push(found.namespace);
         incomplete.extend(found.incomplete);
@@ -144,34 +172,67 @@ fn observe_with(
     if !select.is_everything() {
         snapshot.select(select, &chosen)?;
     }
-    let questions = questions(&snapshot);
-    second_look::look(&mut snapshot, &places, &questions.suspects);
-    name(&mut snapshot, &places, questions, owners);
+    let first = first_judgement(&snapshot, options);
+    let mut questions = first.questions(&snapshot);
+    owners.limit(&mut questions);
+    let mut settled = complete::Incompletable::default();
+    if walked {
+        let suspects = questions.suspects.iter().map(|suspect| suspect.socket);
+        let wanted: Vec<_> = suspects.chain(questions.processes.iter().copied()).collect();
+        settled = complete::complete(&mut snapshot, &places, wanted.into_iter());
+    }
+    second_look::look(&mut snapshot, &places, &questions.suspects, &settled);
+    name(&mut snapshot, &places, &questions);
     snapshot.duration = clock.elapsed();
-    Ok(snapshot)
+    let as_first_seen = questions.suspects.is_empty() && questions.keepalive.is_empty();
+    Ok((Look { snapshot, walked }, as_first_seen.then_some(first)))
 }
 
-/// So many owners are looked for even where all is well.
-const FEW: usize = 20;
+/// What is in all places, and whether their tables were walked.
+fn scan(
+    places: &[place::Place],
+    facts: &Facts,
+    way: Way,
+    inodes: bool,
+) -> (Vec<scan::Found>, bool) {
+    let kernel_lists_fast = tables::lists_fast(facts);
+    let by_walk = match way {
+        Way::Netlink => false,
+        Way::Walk => true,
+        Way::Best => walk::is_worth_it(),
+    };
+    let when = if by_walk { scan::Tables::Later } else { scan::Tables::Now };
+    std::thread::scope(|scope| {
+        // Takes as long as looking into the places.
+        let programs = by_walk.then(|| scope.spawn(Programs::load));
+        let looks = parallel::map(places, |place| {
+            Some((place, scan::scan(place, kernel_lists_fast, when)?))
+        });
+        let (places, mut found): (Vec<_>, Vec<_>) = looks.into_iter().flatten().unzip();
+        let Some(programs) = programs else { return (found, false) };
+        let programs = programs.join().expect("loading programs does not panic");
+        // Whatever the reason is that they cannot be walked: netlink tells the same.
+        let walked = programs.and_then(|it| walk::read(&it, &places, &mut found, inodes));
+        if walked.as_ref().is_ok_and(|walked| *walked) {
+            return (found, true);
+        }
+        let left: Vec<_> = places.into_iter().zip(found).map(std::sync::Mutex::new).collect();
+        parallel::map(&left, |left| {
+            let mut left = left.lock().expect("each is locked once");
+            let (place, found) = &mut *left;
+            scan::read_what_is_left(place, found);
+        });
+        let found = left.into_iter().map(|it| it.into_inner().expect("that has not failed").1);
+        (found.collect(), false)
+    })
+}
 
 /// Reads what only the holders of sockets can tell: their names, and exact keepalive settings.
-fn name(
-    snapshot: &mut Snapshot,
-    places: &[place::Place],
-    mut questions: Questions,
-    owners: Owners,
-) {
-    if let Owners::MostUrgent(most) = owners {
-        // Safe sessions are shown beside others, a few of them.
-        questions.processes.truncate(most.min(questions.urgent.max(FEW)));
-    }
+fn name(snapshot: &mut Snapshot, places: &[place::Place], questions: &Questions) {
     let Questions { processes, keepalive, .. } = questions;
-    if owners == Owners::Nobody {
-        return;
-    }
-    let sockets: Vec<_> = processes.iter().chain(&keepalive).copied().collect();
+    let sockets: Vec<_> = processes.iter().chain(keepalive).copied().collect();
     let holders = Holders::find(snapshot, places, &sockets);
-    owners::read_keepalive(snapshot, &holders, &keepalive);
-    owners::name_processes(snapshot, &holders, &processes);
+    owners::read_keepalive(snapshot, &holders, keepalive);
+    owners::name_processes(snapshot, &holders, processes);
     snapshot.incomplete.extend(holders.missed());
 }

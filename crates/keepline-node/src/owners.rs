@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use keepline_core::{
     Snapshot,
+    judge::Questions,
     session::SocketRef,
     snapshot::{Incomplete, KeepaliveSettings, Process},
 };
@@ -24,11 +25,32 @@ use crate::{
 pub enum Owners {
     /// Of every session through a director.
     All,
-    /// Of so many, the most urgent sessions first.
+    /// Of so many, the most urgent sessions first; of a few also where all is well.
     MostUrgent(usize),
+    /// The same, and of none where all is well.
+    OfTrouble(usize),
     /// Of none, and keepalive settings stay unread: a session that has keepalive may then be taken
     /// for one that has none, which costs only that its entry is renewed besides.
     Nobody,
+}
+
+impl Owners {
+    /// Takes from the questions what is not wanted.
+    pub(crate) fn limit(self, questions: &mut Questions) {
+        /// Safe sessions are shown beside others, a few of them.
+        const FEW: usize = 20;
+        let urgent = questions.urgent;
+        let most = match self {
+            Self::All => return,
+            Self::Nobody => {
+                questions.keepalive.clear();
+                0
+            }
+            Self::OfTrouble(_) if urgent == 0 => 0,
+            Self::MostUrgent(most) | Self::OfTrouble(most) => most.min(urgent.max(FEW)),
+        };
+        questions.processes.truncate(most);
+    }
 }
 
 /// Holders of sockets, namespace by namespace.
@@ -89,11 +111,13 @@ pub(crate) fn read_keepalive(snapshot: &mut Snapshot, holders: &Holders, sockets
         if pidfd::cookie(&copy).ok() != Some(socket.cookie) {
             continue;
         }
-        socket.keepalive = pidfd::keepalive(&copy).ok().map(|settings| KeepaliveSettings {
-            enabled: settings.enabled,
-            idle: settings.idle,
-            interval: settings.interval,
-            probes: settings.probes,
+        socket.keepalive = pidfd::keepalive(&copy).ok().map(|settings| {
+            Box::new(KeepaliveSettings {
+                enabled: settings.enabled,
+                idle: settings.idle,
+                interval: settings.interval,
+                probes: settings.probes,
+            })
         });
     }
 }

@@ -70,7 +70,7 @@ fn describe(
         .flatten()
         .map(|id| Container { id, name: None });
     let name = if is_host {
-        "host".to_owned()
+        HOST.to_owned()
     } else {
         aliases.first().cloned().unwrap_or_else(|| format!("net:[{inode}]"))
     };
@@ -81,7 +81,15 @@ fn describe(
     Place { inode, name, ways, pids: namespace.pids, container, aliases, path }
 }
 
+/// What the host's namespace is called.
+const HOST: &str = "host";
+
 impl Place {
+    /// Whether it is the host's.
+    pub(crate) fn is_host(&self) -> bool {
+        self.name == HOST
+    }
+
     /// Runs `work` in this namespace.
     pub(crate) fn enter<T: Send>(&self, work: impl Fn() -> T + Send + Sync) -> Result<T, Error> {
         let mut last = None;

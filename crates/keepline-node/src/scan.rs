@@ -20,6 +20,19 @@ use crate::{marks, place::Place, tables};
 pub(crate) struct Found {
     pub namespace: Namespace,
     pub incomplete: Vec<Incomplete>,
+    /// About so many sockets are still to be read; None: all have been.
+    pub sockets_left: Option<u64>,
+    /// The same of entries.
+    pub entries_left: Option<u64>,
+}
+
+/// When the two large tables of a namespace are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tables {
+    /// With everything else, by netlink.
+    Now,
+    /// Afterwards, those of all namespaces together.
+    Later,
 }
 
 impl Found {
@@ -33,11 +46,20 @@ impl Found {
         let what = format!("{what} of {}", self.namespace.name);
         self.incomplete.push(Incomplete { what, why: error.to_string(), help });
     }
+
+    /// Notes that some of `what` may be missing.
+    pub(crate) fn changed_meanwhile(&mut self, what: &str) {
+        self.incomplete.push(Incomplete {
+            what: format!("some {what} of {}", self.namespace.name),
+            why: "the kernel's answers were lost or changed, several times".to_owned(),
+            help: Some("keepline check".to_owned()),
+        });
+    }
 }
 
 /// Looks into one namespace. None where it vanished meanwhile.
-pub(crate) fn scan(place: &Place, kernel_lists_fast: bool) -> Option<Found> {
-    match place.enter(|| look(place, kernel_lists_fast)) {
+pub(crate) fn scan(place: &Place, kernel_lists_fast: bool, tables: Tables) -> Option<Found> {
+    match place.enter(|| look(place, kernel_lists_fast, tables)) {
         Ok(found) => Some(found),
         Err(error) if error.is_gone() => None,
         // A namespace whose mount was undone between listing and entering.
@@ -61,11 +83,24 @@ fn bare(place: &Place) -> Namespace {
 }
 
 /// Runs in the namespace.
-fn look(place: &Place, kernel_lists_fast: bool) -> Found {
+fn look(place: &Place, kernel_lists_fast: bool, tables: Tables) -> Found {
     let mut found = Found { namespace: bare(place), ..Found::default() };
     match addresses() {
         Ok(addresses) => found.namespace.addresses = addresses,
         Err(error) => found.missed("addresses", &error),
+    }
+    found.namespace.cookie = namespaces::cookie();
+    let count = sockets_in_use();
+    let has_sockets = count.is_none_or(|count| count > 0);
+    let has_ipvs = Path::new("/proc/thread-self/net/ip_vs").exists();
+    // Nothing comes by here: what would be done with it need not be known.
+    if found.namespace.addresses.is_empty()
+        && found.incomplete.is_empty()
+        && !has_sockets
+        && !has_ipvs
+        && tables::entries_in_use().is_none_or(|count| count == 0)
+    {
+        return found;
     }
     found.namespace.translates = has_old_nat();
     match chains() {
@@ -75,9 +110,6 @@ fn look(place: &Place, kernel_lists_fast: bool) -> Found {
         }
         Err(error) => found.missed("nat chains", &error),
     }
-    found.namespace.cookie = namespaces::cookie();
-    let has_sockets = has_sockets();
-    let has_ipvs = Path::new("/proc/thread-self/net/ip_vs").exists();
     // Of a director who it is on the link, of a client whom it talks to there.
     if has_ipvs || found.namespace.translates {
         match links() {
@@ -92,33 +124,69 @@ fn look(place: &Place, kernel_lists_fast: bool) -> Found {
             Err(error) => found.missed("neighbours", &error),
         }
     }
+    // A namespace with a table of its own is not in the one that all others share.
+    if has_sockets && tables == Tables::Later && (place.is_host() || !has_own_socket_table()) {
+        match listeners() {
+            Ok(listeners) => {
+                found.namespace.listeners = listeners;
+                found.sockets_left = count.or(Some(0));
+            }
+            Err(error) => found.missed("listeners", &error),
+        }
+    }
     // Two walks over large tables, side by side.
     std::thread::scope(|scope| {
-        let reading = has_sockets.then(|| scope.spawn(sockets));
+        let now = has_sockets && found.sockets_left.is_none();
+        let reading = now.then(|| scope.spawn(sockets));
         if has_ipvs {
             tables::read_ipvs(&mut found, kernel_lists_fast);
             if found.namespace.ipvs.is_some() {
                 marks::read(&mut found);
             }
         }
-        tables::read_conntrack(&mut found);
-        match reading.map(|thread| thread.join().expect("reading sockets does not panic")) {
-            Some(Ok(sockets)) => {
-                found.namespace.sockets = sockets.connected;
-                found.namespace.listeners = sockets.listeners;
-                if sockets.interrupted {
-                    found.incomplete.push(Incomplete {
-                        what: format!("some sockets of {}", found.namespace.name),
-                        why: "the kernel's answers were lost or changed, several times".to_owned(),
-                        help: Some("keepline check".to_owned()),
-                    });
-                }
-            }
-            Some(Err(error)) => found.missed("sockets", &error),
-            None => {}
+        tables::read_conntrack(&mut found, tables);
+        if let Some(thread) = reading {
+            let sockets = thread.join().expect("reading sockets does not panic");
+            take_sockets(&mut found, sockets);
         }
     });
     found
+}
+
+/// Reads by netlink what was left for later.
+pub(crate) fn read_what_is_left(place: &Place, found: &mut Found) {
+    let (sockets_left, entries_left) = (found.sockets_left.take(), found.entries_left.take());
+    if sockets_left.is_none() && entries_left.is_none() {
+        return;
+    }
+    let read = place.enter(|| {
+        std::thread::scope(|scope| {
+            let reading = sockets_left.map(|_| scope.spawn(sockets));
+            let entries = entries_left.map(|_| tables::conntrack_entries());
+            let sockets = reading.map(|thread| thread.join().expect("it does not panic"));
+            (sockets, entries)
+        })
+    });
+    match read {
+        Ok((sockets, entries)) => {
+            sockets.into_iter().for_each(|sockets| take_sockets(found, sockets));
+            entries.into_iter().for_each(|entries| tables::take_entries(found, entries));
+        }
+        Err(error) => found.missed("sockets and entries", &error),
+    }
+}
+
+fn take_sockets(found: &mut Found, sockets: Result<Sockets, Error>) {
+    match sockets {
+        Ok(sockets) => {
+            found.namespace.sockets = sockets.connected;
+            found.namespace.listeners = sockets.listeners;
+            if sockets.interrupted {
+                found.changed_meanwhile("sockets");
+            }
+        }
+        Err(error) => found.missed("sockets", &error),
+    }
 }
 
 fn keepalive_defaults() -> Option<KeepaliveDefaults> {
@@ -237,13 +305,34 @@ pub(crate) fn nftables_is_there() -> bool {
     })
 }
 
-/// `sockstat` counts the sockets of the namespace without walking them. Where it cannot be read,
-/// the walk must tell.
-fn has_sockets() -> bool {
-    let Ok(v4) = procfs::net_file("sockstat") else { return true };
+/// `sockstat` counts the sockets of the namespace without walking them. None where it cannot be
+/// read: the walk must tell.
+fn sockets_in_use() -> Option<u64> {
+    let v4 = procfs::net_file("sockstat").ok()?;
     // Not there on a kernel without IPv6.
     let v6 = procfs::net_file("sockstat6").unwrap_or_default();
-    sockstat::parse(&v4, &v6).map_or(true, |stat| stat.tcp_inuse + stat.tcp6_inuse > 0)
+    let stat = sockstat::parse(&v4, &v6).ok()?;
+    Some(stat.tcp_inuse + stat.tcp6_inuse)
+}
+
+/// Whether this namespace does not share the machine's table of sockets: the setting is negative
+/// where it does (`net.ipv4.tcp_ehash_entries`, since kernel 6.1).
+fn has_own_socket_table() -> bool {
+    procfs::sysctl("net/ipv4/tcp_ehash_entries").is_some()
+}
+
+/// Addresses and ports that are listened on; these have a small table of their own.
+fn listeners() -> Result<Vec<std::net::SocketAddr>, Error> {
+    let mut listeners = Vec::new();
+    let request = sock_diag::dump(sock_diag::States::LISTEN, false, 1);
+    Netlink::open(Protocol::SockDiag)?.dump("list listeners", &request, |event| {
+        match event {
+            Event::Start => listeners.clear(),
+            Event::Message(message) => listeners.push(sock_diag::parse(message.payload)?.local),
+        }
+        Ok(())
+    })?;
+    Ok(listeners)
 }
 
 #[derive(Default)]
@@ -301,4 +390,31 @@ fn convert(socket: &sock_diag::Socket) -> Option<Socket> {
         inode: socket.inode,
         keepalive: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Where a walk is not possible, or not to be trusted.
+    #[test]
+    fn what_was_left_for_a_walk_is_read_by_netlink() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let to = listener.local_addr().expect("its address");
+        let client = TcpStream::connect(to).expect("a connection");
+        let places = crate::place::all().expect("this namespace can be seen");
+        let own = places.iter().find(|place| place.ways.is_empty()).expect("we are somewhere");
+        let mut found = scan(own, true, Tables::Later).expect("it does not vanish");
+        if found.sockets_left.is_some() {
+            assert!(found.namespace.sockets.is_empty());
+        }
+        read_what_is_left(own, &mut found);
+        assert_eq!((found.sockets_left, found.entries_left), (None, None));
+        assert!(found.namespace.listeners.contains(&to));
+        let seen = |socket: &Socket| socket.remote == to && socket.cookie != 0;
+        assert!(found.namespace.sockets.iter().any(seen), "{:?}", found.namespace.sockets);
+        drop(client);
+    }
 }

@@ -22,6 +22,7 @@ use keepline_wire::{
 };
 
 use crate::{
+    complete::Incompletable,
     parallel,
     place::Place,
     tables::{TCP, convert_entry, ipvs_entries},
@@ -40,18 +41,30 @@ enum Said {
     Nothing,
 }
 
-/// Looks again at all suspects and writes down what is so.
-pub(crate) fn look(snapshot: &mut Snapshot, places: &[Place], suspects: &[Suspect]) {
+/// Looks again at all suspects and writes down what is so. Those of which `settled` tells are not
+/// to be found again.
+pub(crate) fn look(
+    snapshot: &mut Snapshot,
+    places: &[Place],
+    suspects: &[Suspect],
+    settled: &Incompletable,
+) {
     if suspects.is_empty() {
         return;
     }
-    let by_director = group(suspects, |suspect| suspect.director);
+    let result = |suspect: &Suspect| settled.get(&suspect.socket).copied();
+    let mut looks: Vec<SecondLook> = suspects
+        .iter()
+        .filter_map(|suspect| Some(note(snapshot, suspect, result(suspect)?)))
+        .collect();
+    let suspects: Vec<Suspect> =
+        suspects.iter().filter(|suspect| result(suspect).is_none()).copied().collect();
+    let by_director = group(&suspects, |suspect| suspect.director);
     let said = parallel::map(&by_director, |(director, suspects)| {
         let place = place(places, snapshot.namespaces[*director].inode)?;
         place.enter(|| ask_director(snapshot, *director, suspects)).and_then(|said| said).ok()
     });
     let mut open = Vec::new();
-    let mut looks = Vec::new();
     let mut remembered = Vec::new();
     for ((director, suspects), said) in by_director.iter().zip(said) {
         let Some(said) = said else {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use keepline_bpf::tables::EntrySeen;
 use keepline_core::snapshot::{
     Conntrack, ConntrackTimeouts, Destination, Entry, EntryState, Forwarding, Ipvs, Listing,
     Service, ServiceId, Timeouts,
@@ -22,7 +23,7 @@ use keepline_wire::{
     proc::{ip_vs_conn, nf_conntrack_stat},
 };
 
-use crate::scan::Found;
+use crate::scan::{Found, Tables};
 
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u8 = 6;
@@ -213,10 +214,15 @@ fn ipvs_state(state: ip_vs_conn::State) -> EntryState {
     }
 }
 
+/// How many entries of every kind the current namespace has; None where there is no conntrack.
+pub(crate) fn entries_in_use() -> Option<u64> {
+    procfs::sysctl("net/netfilter/nf_conntrack_count")
+}
+
 /// Reads conntrack of the current namespace, if it is active: it holds entries, or nat chains
 /// have switched it on (its hooks are lazy, `nf_ct_netns_get`).
-pub(crate) fn read_conntrack(found: &mut Found) {
-    let Some(count) = procfs::sysctl("net/netfilter/nf_conntrack_count") else { return };
+pub(crate) fn read_conntrack(found: &mut Found, tables: Tables) {
+    let Some(count) = entries_in_use() else { return };
     if count == 0 && !found.namespace.translates {
         return;
     }
@@ -224,7 +230,7 @@ pub(crate) fn read_conntrack(found: &mut Found) {
         .ok()
         .and_then(|text| nf_conntrack_stat::parse(&text).ok())
         .unwrap_or_default();
-    let mut conntrack = Conntrack {
+    found.namespace.conntrack = Some(Conntrack {
         count,
         max: procfs::sysctl("net/netfilter/nf_conntrack_max"),
         early_drop: stat.early_drop,
@@ -232,17 +238,23 @@ pub(crate) fn read_conntrack(found: &mut Found) {
         timeouts: conntrack_timeouts(),
         readable: true,
         entries: Vec::new(),
-    };
-    if count > 0 {
-        match conntrack_entries() {
-            Ok(entries) => conntrack.entries = entries,
-            Err(error) => {
-                conntrack.readable = false;
-                found.missed("conntrack entries", &error);
-            }
+    });
+    if count > 0 && tables == Tables::Later {
+        found.entries_left = Some(count);
+    } else if count > 0 {
+        take_entries(found, conntrack_entries());
+    }
+}
+
+pub(crate) fn take_entries(found: &mut Found, entries: Result<Vec<Entry>, Error>) {
+    let Some(conntrack) = &mut found.namespace.conntrack else { return };
+    match entries {
+        Ok(entries) => conntrack.entries = entries,
+        Err(error) => {
+            conntrack.readable = false;
+            found.missed("conntrack entries", &error);
         }
     }
-    found.namespace.conntrack = Some(conntrack);
 }
 
 fn conntrack_timeouts() -> Option<ConntrackTimeouts> {
@@ -259,7 +271,7 @@ fn conntrack_timeouts() -> Option<ConntrackTimeouts> {
 
 /// The TCP entries that translate an address. An IPVS entry has no NAT bit in its status, so no
 /// filter of the kernel can pick them: the tuples tell.
-fn conntrack_entries() -> Result<Vec<Entry>, Error> {
+pub(crate) fn conntrack_entries() -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();
     let request = conntrack::dump(&conntrack::DumpFilter::default(), 1);
     Netlink::open(Protocol::Netfilter)?.dump("list conntrack entries", &request, |event| {
@@ -277,29 +289,49 @@ fn conntrack_entries() -> Result<Vec<Entry>, Error> {
 
 /// None for entries that are not TCP or translate nothing.
 pub(crate) fn convert_entry(entry: &conntrack::Entry) -> Option<Entry> {
-    use conntrack::TcpConntrackState as S;
     if entry.original.protocol != TCP || !entry.translated() {
         return None;
     }
-    // Offloaded to a flow table: it has no clock of its own while packets flow.
-    let expires = entry.timeout.unwrap_or(OFFLOADED);
     Some(Entry {
         client: entry.original.source,
         server: entry.original.destination,
         backend: entry.reply.source,
         seen_as: Some(entry.reply.destination),
-        state: match entry.tcp_state {
-            Some(S::SynSent | S::SynSent2) => EntryState::SynSent,
-            Some(S::SynRecv) => EntryState::SynRecv,
-            Some(S::Established) => EntryState::Established,
-            Some(S::FinWait) => EntryState::FinWait,
-            Some(S::CloseWait) => EntryState::CloseWait,
-            Some(S::LastAck) => EntryState::LastAck,
-            Some(S::TimeWait) => EntryState::TimeWait,
-            Some(S::Close) => EntryState::Close,
-            Some(S::None) => EntryState::None,
-            Some(S::Other(_)) | None => EntryState::Other,
-        },
-        expires,
+        state: entry.tcp_state.map_or(EntryState::Other, conntrack_state),
+        // Offloaded to a flow table: it has no clock of its own while packets flow.
+        expires: entry.timeout.unwrap_or(OFFLOADED),
     })
+}
+
+/// The same of an entry that was seen in the kernel's table.
+pub(crate) fn convert_seen(entry: &EntrySeen) -> Option<Entry> {
+    let (client, server) = entry.original;
+    let (backend, seen_as) = entry.reply;
+    if (backend, seen_as) == (server, client) {
+        return None;
+    }
+    let state = conntrack::TcpConntrackState::from_code(entry.state);
+    let (state, expires) = if entry.offloaded {
+        (EntryState::Other, OFFLOADED)
+    } else {
+        // As netlink tells it, in whole seconds.
+        (conntrack_state(state), Duration::from_secs(entry.expires.as_secs()))
+    };
+    Some(Entry { client, server, backend, seen_as: Some(seen_as), state, expires })
+}
+
+fn conntrack_state(state: conntrack::TcpConntrackState) -> EntryState {
+    use conntrack::TcpConntrackState as S;
+    match state {
+        S::SynSent | S::SynSent2 => EntryState::SynSent,
+        S::SynRecv => EntryState::SynRecv,
+        S::Established => EntryState::Established,
+        S::FinWait => EntryState::FinWait,
+        S::CloseWait => EntryState::CloseWait,
+        S::LastAck => EntryState::LastAck,
+        S::TimeWait => EntryState::TimeWait,
+        S::Close => EntryState::Close,
+        S::None => EntryState::None,
+        S::Other(_) => EntryState::Other,
+    }
 }

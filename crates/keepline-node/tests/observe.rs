@@ -135,7 +135,7 @@ fn owners_and_keepalive_of_sessions_are_read_from_their_processes() {
     let snapshot = observe(&netns(&[&nat.client]), Owners::All).unwrap();
     let seen = find(&snapshot, &nat.client);
     let [socket] = seen.sockets.as_slice() else { panic!("{:?}", seen.sockets) };
-    let settings = socket.keepalive.expect("read from the socket");
+    let settings = socket.keepalive.as_deref().expect("read from the socket");
     assert!(settings.enabled);
     assert_eq!(settings.idle, Duration::from_secs(77));
     assert_eq!(settings.interval, Duration::from_secs(11));

@@ -163,7 +163,7 @@ fn view(
 
 /// What is known of a socket's keepalive.
 pub(super) fn keepalive(socket: &Socket) -> Keepalive {
-    match (socket.keepalive, socket.timer) {
+    match (socket.keepalive.as_deref(), socket.timer) {
         (Some(settings), _) if settings.enabled => {
             Keepalive::On { idle: settings.idle, interval: settings.interval }
         }

@@ -2,16 +2,22 @@
 
 use std::net::SocketAddr;
 
+use hashbrown::{HashTable, hash_table::Entry};
 use rustc_hash::FxHashMap;
 
 use super::{
-    index::{Index, Pair, socket},
+    index::{Index, Pair, hash, socket},
+    parallel::{self, PIECE},
     route::{self, Hop},
 };
 use crate::{
     session::SocketRef,
     snapshot::{Namespace, Snapshot, Socket},
 };
+
+/// A backend's socket that a session leads to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate(u32);
 
 /// The sockets of a snapshot by their side of the session.
 #[derive(Debug)]
@@ -24,18 +30,39 @@ pub(super) struct Ends {
 
 impl Ends {
     pub(super) fn new(snapshot: &Snapshot, index: &Index) -> Self {
-        let mut ends = Self { clients: Vec::new(), servers: Vec::new() };
-        for (number, namespace) in snapshot.namespaces.iter().enumerate() {
-            for (position, socket) in namespace.sockets.iter().enumerate() {
-                let at = SocketRef { namespace: number, socket: position };
+        let pieces: Vec<(usize, usize)> = snapshot
+            .namespaces
+            .iter()
+            .enumerate()
+            .flat_map(|(at, it)| (0..it.sockets.len()).step_by(PIECE).map(move |from| (at, from)))
+            .collect();
+        let parts = parallel::map(&pieces, |(number, from)| {
+            let namespace = &snapshot.namespaces[*number];
+            let mut ends = Self { clients: Vec::new(), servers: Vec::new() };
+            for (position, socket) in namespace.sockets.iter().enumerate().skip(*from).take(PIECE) {
+                let at = SocketRef { namespace: *number, socket: position };
                 if accepted(snapshot, index, namespace, socket) {
                     ends.servers.push(at);
                 } else {
                     ends.clients.push(at);
                 }
             }
+            ends
+        });
+        let mut ends = Self { clients: Vec::new(), servers: Vec::new() };
+        for part in parts {
+            ends.clients.extend(part.clients);
+            ends.servers.extend(part.servers);
         }
         ends
+    }
+}
+
+impl Ends {
+    /// From and to of what a server receives.
+    fn sees(&self, snapshot: &Snapshot, number: u32) -> Pair {
+        let socket = socket(snapshot, self.servers[number as usize]);
+        (socket.remote, socket.local)
     }
 }
 
@@ -65,33 +92,45 @@ pub(super) struct Backends<'a> {
     snapshot: &'a Snapshot,
     index: &'a Index,
     ends: &'a Ends,
-    by_pair: FxHashMap<Pair, usize>,
+    /// Numbers of servers by what they see: from and to.
+    by_pair: HashTable<u32>,
     by_port: Option<FxHashMap<u16, Vec<usize>>>,
     claimed: Vec<bool>,
 }
 
 impl<'a> Backends<'a> {
     pub(super) fn new(snapshot: &'a Snapshot, index: &'a Index, ends: &'a Ends) -> Self {
-        let mut by_pair =
-            FxHashMap::with_capacity_and_hasher(ends.servers.len(), rustc_hash::FxBuildHasher);
-        for (number, at) in ends.servers.iter().enumerate() {
-            let socket = socket(snapshot, *at);
-            by_pair.insert((socket.remote, socket.local), number);
+        let mut by_pair = HashTable::with_capacity(ends.servers.len());
+        let seen = |number: u32| ends.sees(snapshot, number);
+        for number in (0..).take(ends.servers.len()) {
+            let pair = seen(number);
+            let same = |other: &u32| seen(*other) == pair;
+            match by_pair.entry(hash(&pair), same, |number| hash(&seen(*number))) {
+                // The same addresses in two networks.
+                Entry::Occupied(mut known) => *known.get_mut() = number,
+                Entry::Vacant(place) => drop(place.insert(number)),
+            }
         }
         let claimed = vec![false; ends.servers.len()];
         Self { snapshot, index, ends, by_pair, by_port: None, claimed }
     }
 
-    /// The backend at the end of `hops`, if its socket is on this machine.
-    pub(super) fn claim(&mut self, hops: &[Hop]) -> Option<SocketRef> {
-        let last = hops.last()?;
-        let number = last
-            .onward(self.snapshot)
-            .into_iter()
-            .find_map(|pair| self.by_pair.get(&pair).copied())
-            .filter(|number| !self.claimed[*number])?;
-        self.claimed[number] = true;
-        Some(self.ends.servers[number])
+    /// The backend at the end of `hops`, if its socket is on this machine: to be claimed.
+    pub(super) fn at_the_end_of(&self, hops: &[Hop]) -> Option<Candidate> {
+        hops.last()?.onward(self.snapshot, |pair| {
+            let same = |number: &u32| self.ends.sees(self.snapshot, *number) == pair;
+            self.by_pair.find(hash(&pair), same).copied().map(Candidate)
+        })
+    }
+
+    /// The socket of a candidate.
+    pub(super) fn socket(&self, candidate: Candidate) -> SocketRef {
+        self.ends.servers[candidate.0 as usize]
+    }
+
+    /// Gives a backend to a session, if no other has it.
+    pub(super) fn claim(&mut self, candidate: Candidate) -> bool {
+        !std::mem::replace(&mut self.claimed[candidate.0 as usize], true)
     }
 
     /// The backend of a session whose entry is gone: the one socket whose peer is the director

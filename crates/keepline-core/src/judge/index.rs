@@ -1,14 +1,14 @@
 //! Look-ups over a snapshot, built once per judgement.
 
 use std::{
-    cell::OnceCell,
-    hash::BuildHasher,
     net::{IpAddr, SocketAddr},
+    sync::OnceLock,
 };
 
 use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::parallel;
 use crate::{
     session::{EntryRef, SocketRef, Table},
     snapshot::{Entry, LinkAddress, SecondLookResult, ServiceId, Snapshot, Socket},
@@ -20,19 +20,56 @@ pub(super) type Pair = (SocketAddr, SocketAddr);
 /// Entries by a pair of addresses. Holds positions only: the addresses stand in the snapshot.
 #[derive(Debug)]
 struct ByPair {
-    table: HashTable<EntryRef>,
+    table: HashTable<Packed>,
     key: fn(&Entry) -> Pair,
 }
 
-impl ByPair {
-    fn new(capacity: usize, key: fn(&Entry) -> Pair) -> Self {
-        Self { table: HashTable::with_capacity(capacity), key }
+/// A position in eight bytes, so that a table of many stays near the processor.
+#[derive(Debug, Clone, Copy)]
+struct Packed(u64);
+
+impl Packed {
+    /// Bits of the entry's index; below them one for the table, above them the namespace's.
+    const ENTRY: u32 = 40;
+
+    fn new(namespace: usize, table: Table, entry: usize) -> Self {
+        let conntrack = u64::from(table == Table::Conntrack);
+        Self((namespace as u64) << (Self::ENTRY + 1) | (entry as u64) << 1 | conntrack)
     }
 
-    fn insert(&mut self, snapshot: &Snapshot, at: EntryRef) {
+    fn get(self) -> EntryRef {
+        let table = if self.0 & 1 == 1 { Table::Conntrack } else { Table::Ipvs };
+        let part = |bits: u64| usize::try_from(bits).expect("it was one");
+        EntryRef {
+            namespace: part(self.0 >> (Self::ENTRY + 1)),
+            table,
+            entry: part(self.0 >> 1 & ((1 << Self::ENTRY) - 1)),
+        }
+    }
+}
+
+impl ByPair {
+    /// All entries of a snapshot, about `count`.
+    fn new(snapshot: &Snapshot, count: usize, key: fn(&Entry) -> Pair) -> Self {
+        let mut all = Self { table: HashTable::with_capacity(count), key };
+        for (at, namespace) in snapshot.namespaces.iter().enumerate() {
+            if let Some(ipvs) = &namespace.ipvs {
+                all.insert(snapshot, at, Table::Ipvs, &ipvs.entries);
+            }
+            if let Some(conntrack) = &namespace.conntrack {
+                all.insert(snapshot, at, Table::Conntrack, &conntrack.entries);
+            }
+        }
+        all
+    }
+
+    fn insert(&mut self, snapshot: &Snapshot, namespace: usize, table: Table, entries: &[Entry]) {
         let key = self.key;
-        let hash = |at: &EntryRef| hash(&key(entry(snapshot, *at)));
-        self.table.insert_unique(hash(&at), at, hash);
+        for (number, row) in entries.iter().enumerate() {
+            let at = Packed::new(namespace, table, number);
+            let again = |at: &Packed| hash(&key(entry(snapshot, at.get())));
+            self.table.insert_unique(hash(&key(row)), at, again);
+        }
     }
 
     fn get<'a>(
@@ -41,13 +78,39 @@ impl ByPair {
         pair: &Pair,
     ) -> impl Iterator<Item = EntryRef> + 'a {
         let pair = *pair;
-        let found = self.table.iter_hash(hash(&pair)).copied();
+        let found = self.table.iter_hash(hash(&pair)).map(|at| at.get());
         found.filter(move |at| (self.key)(entry(snapshot, *at)) == pair)
     }
 }
 
-fn hash(pair: &Pair) -> u64 {
-    rustc_hash::FxBuildHasher.hash_one(pair)
+/// A quick hash, of which all bits are good: a product folded (wyhash). There are millions to be
+/// made, and who could choose addresses so that they collide would first have to open the sessions.
+pub(super) fn hash((from, to): &Pair) -> u64 {
+    fn fold(one: u64, other: u64) -> u64 {
+        let product = u128::from(one) * u128::from(other);
+        #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+        let halves = (product as u64, (product >> 64) as u64);
+        halves.0 ^ halves.1
+    }
+    fn word(address: &SocketAddr) -> u64 {
+        let port = u64::from(address.port());
+        match address {
+            SocketAddr::V4(v4) => u64::from(u32::from(*v4.ip())) << 16 | port,
+            SocketAddr::V6(v6) => {
+                let bits = u128::from(*v6.ip());
+                #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+                let halves = (bits as u64, (bits >> 64) as u64);
+                fold(
+                    halves.0 ^ 0x9e37_79b9_7f4a_7c15,
+                    halves.1 ^ port << 48 ^ 0xd1b5_4a32_d192_ed03,
+                )
+            }
+        }
+    }
+    let one = word(from) ^ 0xa076_1d64_78bd_642f;
+    let other = word(to) ^ 0xe703_7ed1_a0b4_28db;
+    // Folded twice: the first product of two small numbers leaves its upper half thin.
+    fold(fold(one, 0x8ebc_6af0_9c88_c6e3) ^ other, 0x5899_65cc_7537_4cc3)
 }
 
 /// All look-ups.
@@ -71,25 +134,32 @@ pub(super) struct Index {
     destinations: FxHashSet<(usize, SocketAddr)>,
     looks: FxHashMap<(u64, u64), SecondLookResult>,
     /// Sockets of a namespace by their addresses, made when first asked for.
-    sockets: Vec<OnceCell<FxHashSet<Pair>>>,
+    sockets: Vec<OnceLock<FxHashSet<Pair>>>,
 }
 
 impl Index {
     pub(super) fn new(snapshot: &Snapshot) -> Self {
         let count = snapshot.entries();
-        let mut index = Self {
-            entries: ByPair::new(count, |entry| (entry.client, entry.server)),
+        let (entries, backs) = parallel::both(
+            count,
+            || ByPair::new(snapshot, count, |entry| (entry.client, entry.server)),
             // Without SNAT the backend sees the client itself.
-            backs: ByPair::new(count, |entry| {
-                (entry.seen_as.unwrap_or(entry.client), entry.backend)
-            }),
+            || {
+                ByPair::new(snapshot, count, |entry| {
+                    (entry.seen_as.unwrap_or(entry.client), entry.backend)
+                })
+            },
+        );
+        let mut index = Self {
+            entries,
+            backs,
             owners: FxHashMap::default(),
             links: FxHashMap::default(),
             neighbours: FxHashMap::default(),
             services: FxHashMap::default(),
             translated: FxHashMap::default(),
             destinations: FxHashSet::default(),
-            sockets: vec![OnceCell::new(); snapshot.namespaces.len()],
+            sockets: vec![OnceLock::new(); snapshot.namespaces.len()],
             looks: snapshot
                 .second_look
                 .iter()
@@ -113,27 +183,18 @@ impl Index {
                     let backends = service.destinations.iter().map(|backend| backend.address);
                     index.destinations.extend(backends.map(|backend| (at, backend)));
                 }
-                index.add_entries(snapshot, at, Table::Ipvs, &ipvs.entries);
+                index.add_translated(at, &ipvs.entries);
             }
             if let Some(conntrack) = &namespace.conntrack {
-                index.add_entries(snapshot, at, Table::Conntrack, &conntrack.entries);
+                index.add_translated(at, &conntrack.entries);
             }
         }
         index
     }
 
-    fn add_entries(
-        &mut self,
-        snapshot: &Snapshot,
-        namespace: usize,
-        table: Table,
-        entries: &[Entry],
-    ) {
+    fn add_translated(&mut self, namespace: usize, entries: &[Entry]) {
         let mut last = None;
-        for (number, entry) in entries.iter().enumerate() {
-            let at = EntryRef { namespace, table, entry: number };
-            self.entries.insert(snapshot, at);
-            self.backs.insert(snapshot, at);
+        for entry in entries {
             if entry.backend != entry.server && last != Some(entry.server) {
                 last = Some(entry.server);
                 push(&mut self.translated, entry.server, namespace);
@@ -184,6 +245,9 @@ impl Index {
     /// Whether an IPVS service of `director` leads to `backend`; a destination with port 0
     /// keeps the client's port.
     pub(super) fn is_destination(&self, director: usize, backend: SocketAddr) -> bool {
+        if self.destinations.is_empty() {
+            return false;
+        }
         let any_port = SocketAddr::new(backend.ip(), 0);
         [backend, any_port].iter().any(|address| self.destinations.contains(&(director, *address)))
     }

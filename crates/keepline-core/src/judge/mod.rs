@@ -7,6 +7,7 @@
 mod clock;
 mod ends;
 mod index;
+mod parallel;
 mod route;
 mod strategies;
 
@@ -21,7 +22,7 @@ use crate::{
 pub(crate) use index::entry;
 pub(crate) use route::{marked, single_backend};
 
-use ends::{Backends, Ends};
+use ends::{Backends, Candidate, Ends};
 use index::Index;
 use route::Route;
 
@@ -106,12 +107,7 @@ pub struct Questions {
 /// The sessions of `snapshot` with verdicts, and the findings.
 #[must_use]
 pub fn judge(snapshot: &Snapshot, options: &Options) -> Judgement {
-    let mut summary = Summary::default();
-    let mut sessions = sessions(snapshot, options);
-    sessions.iter().for_each(|session| summary.add(session.verdict));
-    sessions.sort_unstable_by_key(urgency);
-    let findings = finding::find(snapshot, &mut sessions);
-    Judgement { sessions, findings, summary }
+    first_judgement(snapshot, options).conclude(snapshot)
 }
 
 /// The sessions of selected namespaces that seem orphaned: what the second look has to confirm.
@@ -123,67 +119,162 @@ pub fn suspects(snapshot: &Snapshot) -> Vec<Suspect> {
 /// What a first look leaves open.
 #[must_use]
 pub fn questions(snapshot: &Snapshot) -> Questions {
-    let mut sessions = sessions(snapshot, &Options::default());
-    sessions.retain(|session| session.verdict != Verdict::Untracked);
-    sessions.sort_unstable_by_key(urgency);
-    let mut questions = Questions::default();
-    for session in sessions {
-        questions.processes.push(session.socket);
-        questions.urgent += usize::from(session.verdict != Verdict::Safe);
-        for end in std::iter::once(session.socket).chain(session.other_end) {
-            if index::socket(snapshot, end).timer != Timer::Off {
-                questions.keepalive.push(end);
+    first_judgement(snapshot, &Options::default()).questions(snapshot)
+}
+
+/// Sessions judged by a first look: the last word too, where that leaves nothing open.
+#[derive(Debug)]
+pub struct FirstJudgement {
+    /// The most urgent first.
+    sessions: Vec<Session>,
+}
+
+/// Judges the sessions of selected namespaces.
+#[must_use]
+pub fn first_judgement(snapshot: &Snapshot, options: &Options) -> FirstJudgement {
+    FirstJudgement { sessions: by_urgency(sessions(snapshot, options)) }
+}
+
+impl FirstJudgement {
+    /// What must be known before this is the last word on `snapshot`.
+    #[must_use]
+    pub fn questions(&self, snapshot: &Snapshot) -> Questions {
+        let mut questions = Questions::default();
+        for session in &self.sessions {
+            if session.verdict == Verdict::Untracked {
+                continue;
+            }
+            questions.processes.push(session.socket);
+            questions.urgent += usize::from(session.verdict != Verdict::Safe);
+            for end in std::iter::once(session.socket).chain(session.other_end) {
+                let socket = index::socket(snapshot, end);
+                if socket.timer != Timer::Off && socket.keepalive.is_none() {
+                    questions.keepalive.push(end);
+                }
+            }
+            if session.why == Why::NotConfirmed
+                && let (Some(director), Some(pair)) = (session.director, session.sent.as_deref())
+            {
+                let backend_end = session.end == End::Backend;
+                let socket = session.socket;
+                questions.suspects.push(Suspect { socket, director, pair: *pair, backend_end });
             }
         }
-        if session.why == Why::NotConfirmed
-            && let (Some(director), Some(pair)) = (session.director, session.sent)
-        {
-            let backend_end = session.end == End::Backend;
-            let socket = session.socket;
-            questions.suspects.push(Suspect { socket, director, pair, backend_end });
-        }
+        questions
     }
-    questions
+
+    /// The last word on `snapshot`, of which nothing was learnt since that bears on a verdict.
+    #[must_use]
+    pub fn conclude(mut self, snapshot: &Snapshot) -> Judgement {
+        let mut summary = Summary::default();
+        self.sessions.iter().for_each(|session| summary.add(session.verdict));
+        let findings = finding::find(snapshot, &mut self.sessions);
+        Judgement { sessions: self.sessions, findings, summary }
+    }
 }
 
-/// Order of urgency; addresses last so that the order is the same every time.
-fn urgency(
-    session: &Session,
-) -> (Verdict, Duration, Reverse<Option<Duration>>, SocketAddr, SocketAddr) {
-    let left = session.orphaned_in.unwrap_or(Duration::MAX);
-    (session.verdict, left, Reverse(session.idle), session.client, session.server)
+/// The most urgent first; addresses last so that the order is the same every time.
+fn by_urgency(chunks: Vec<Vec<Option<Session>>>) -> Vec<Session> {
+    type Key = (Verdict, Duration, Reverse<Option<Duration>>);
+    let key = |session: &Session| -> Key {
+        let left = session.orphaned_in.unwrap_or(Duration::MAX);
+        (session.verdict, left, Reverse(session.idle))
+    };
+    // Positions are sorted, and each session moved once.
+    let mut places: Vec<(Key, u32, u32)> = Vec::with_capacity(chunks.iter().map(Vec::len).sum());
+    for (chunk, sessions) in (0..).zip(&chunks) {
+        let some = (0..).zip(sessions).filter_map(|(at, it)| Some((at, it.as_ref()?)));
+        places.extend(some.map(|(at, session)| (key(session), chunk, at)));
+    }
+    let addresses = |chunk: u32, at: u32| {
+        let session = chunks[chunk as usize][at as usize].as_ref();
+        session.map(|session| (session.client, session.server))
+    };
+    places.sort_unstable_by(|a, b| {
+        a.0.cmp(&b.0).then_with(|| addresses(a.1, a.2).cmp(&addresses(b.1, b.2)))
+    });
+    let mut chunks = chunks;
+    let taken =
+        places.iter().filter_map(|(_, chunk, at)| chunks[*chunk as usize][*at as usize].take());
+    let mut sessions = Vec::with_capacity(places.len());
+    sessions.extend(taken);
+    sessions
 }
 
-/// Every session of the selected namespaces.
-fn sessions(snapshot: &Snapshot, options: &Options) -> Vec<Session> {
-    let index = Index::new(snapshot);
-    let ends = Ends::new(snapshot, &index);
-    let mut backends = Backends::new(snapshot, &index, &ends);
-    let mut judged = Vec::with_capacity(ends.clients.len());
-    let mut forgotten = Vec::new();
-    for &at in &ends.clients {
-        match route::follow(snapshot, &index, at) {
+/// Sessions of some clients, and what is still to be told of them.
+#[derive(Debug, Default)]
+struct Judged {
+    sessions: Vec<Option<Session>>,
+    /// Where among the sessions one leads to which backend.
+    claims: Vec<(usize, Candidate)>,
+    forgotten: Vec<(SocketRef, Lost)>,
+}
+
+/// What directors remember of the sessions of `clients`, each as if its backend were its alone.
+fn remembered(
+    snapshot: &Snapshot,
+    index: &Index,
+    backends: &Backends<'_>,
+    clients: &[SocketRef],
+    options: &Options,
+) -> Judged {
+    let mut judged = Judged { sessions: Vec::with_capacity(clients.len()), ..Judged::default() };
+    for &at in clients {
+        let session = match route::follow(snapshot, index, at) {
             Route::Hops(hops) => {
-                let backend = backends.claim(&hops);
-                judged.push(clock::judge(snapshot, &index, at, backend, &hops, options));
+                let candidate = backends.at_the_end_of(&hops);
+                judged.claims.extend(candidate.map(|it| (judged.sessions.len(), it)));
+                let backend = candidate.map(|it| backends.socket(it));
+                clock::judge(snapshot, index, at, backend, &hops, options)
             }
-            // The backends of living sessions must be claimed before those of forgotten ones.
             Route::Missing { director, table, pair } => {
-                forgotten.push((at, Lost { director, table, pair }));
+                judged.forgotten.push((at, Lost { director, table, pair }));
+                continue;
             }
-            Route::Direct => {
-                judged.push(plain(snapshot, at, Verdict::Untracked, Why::NoDirector));
-            }
-            Route::Ambiguous => judged.push(plain(snapshot, at, Verdict::Unknown, Why::Ambiguous)),
+            Route::Direct => plain(snapshot, at, Verdict::Untracked, Why::NoDirector),
+            Route::Ambiguous => plain(snapshot, at, Verdict::Unknown, Why::Ambiguous),
             Route::Unreadable { director } => {
                 let mut session = plain(snapshot, at, Verdict::Unknown, Why::Unreadable);
                 session.director = Some(director);
-                judged.push(session);
+                session
+            }
+        };
+        judged.sessions.push(Some(session));
+    }
+    judged
+}
+
+/// Every session of the selected namespaces, in pieces.
+fn sessions(snapshot: &Snapshot, options: &Options) -> Vec<Vec<Option<Session>>> {
+    let index = Index::new(snapshot);
+    let ends = Ends::new(snapshot, &index);
+    let mut backends = Backends::new(snapshot, &index, &ends);
+    let pieces: Vec<&[SocketRef]> = ends.clients.chunks(parallel::PIECE).collect();
+    let mut pieces =
+        parallel::map(&pieces, |clients| remembered(snapshot, &index, &backends, clients, options));
+    // The backends of living sessions must be claimed before those of forgotten ones.
+    for piece in &mut pieces {
+        for (number, candidate) in std::mem::take(&mut piece.claims) {
+            if backends.claim(candidate) {
+                continue;
+            }
+            // Another session has it: the same addresses in two networks.
+            let session = &mut piece.sessions[number];
+            if let Some(at) = session.as_ref().map(|session| session.socket)
+                && let Route::Hops(hops) = route::follow(snapshot, &index, at)
+            {
+                *session = Some(clock::judge(snapshot, &index, at, None, &hops, options));
             }
         }
     }
+    let forgotten: Vec<_> =
+        pieces.iter_mut().flat_map(|it| std::mem::take(&mut it.forgotten)).collect();
+    let mut judged = Vec::new();
     for (at, lost) in forgotten {
         let Some(mut session) = missing(snapshot, &index, at, lost, End::Client) else {
+            // It has ended since the first look. So has what was seen of it at its backend then,
+            // which nobody was asked about a second time.
+            backends.claim_forgotten(lost.pair.0, lost.director);
             continue;
         };
         if session.verdict != Verdict::Untracked {
@@ -209,13 +300,17 @@ fn sessions(snapshot: &Snapshot, options: &Options) -> Vec<Session> {
             Route::Direct | Route::Ambiguous | Route::Unreadable { .. } => {}
         }
     }
-    strategies::regard(snapshot, &mut judged);
+    let mut pieces: Vec<Vec<Option<Session>>> = pieces.into_iter().map(|it| it.sessions).collect();
+    pieces.push(judged.into_iter().map(Some).collect());
+    strategies::regard(snapshot, pieces.iter_mut().flatten().flatten());
     let scope = snapshot.scope();
     if scope.namespaces.is_some() {
         let namer = Namer::new(snapshot);
-        judged.retain(|session| strategies::within(snapshot, &scope, &namer, session));
+        for session in pieces.iter_mut().flatten() {
+            session.take_if(|session| !strategies::within(snapshot, &scope, &namer, session));
+        }
     }
-    judged
+    pieces
 }
 
 /// A session of which nothing but its socket is known.
@@ -280,7 +375,7 @@ fn missing(
     if verdict != Verdict::Untracked {
         session.director = Some(lost.director);
         session.table = Some(lost.table);
-        session.sent = Some(lost.pair);
+        session.sent = Some(Box::new(lost.pair));
     }
     Some(session)
 }

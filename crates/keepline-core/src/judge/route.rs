@@ -54,21 +54,23 @@ impl Hop {
         entry(snapshot, at)
     }
 
-    /// What may come out towards the backend, the most certain first. IPVS does not record the
-    /// source that a later SNAT gives a packet: any address of the director, with the client's port.
-    pub(super) fn onward(&self, snapshot: &Snapshot) -> Vec<Pair> {
+    /// Finds by what may come out towards the backend, the most certain first. IPVS does not record
+    /// the source that a later SNAT gives a packet: any address of the director, with the client's
+    /// port.
+    pub(super) fn onward<T>(
+        &self,
+        snapshot: &Snapshot,
+        mut find: impl FnMut(Pair) -> Option<T>,
+    ) -> Option<T> {
         let entry = self.entry(snapshot);
         match entry.seen_as {
-            Some(seen_as) => vec![(seen_as, entry.backend)],
-            None => std::iter::once(entry.client)
-                .chain(
-                    snapshot.namespaces[self.namespace]
-                        .addresses
-                        .iter()
-                        .map(|address| SocketAddr::new(*address, entry.client.port())),
-                )
-                .map(|seen_as| (seen_as, entry.backend))
-                .collect(),
+            Some(seen_as) => find((seen_as, entry.backend)),
+            None => find((entry.client, entry.backend)).or_else(|| {
+                let mut addresses = snapshot.namespaces[self.namespace].addresses.iter();
+                addresses.find_map(|address| {
+                    find((SocketAddr::new(*address, entry.client.port()), entry.backend))
+                })
+            }),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 const MH_PORT: u32 = 1 << 4;
 
 /// Takes into account what is held, and what its director will make anew.
-pub(super) fn regard(snapshot: &Snapshot, judged: &mut [Session]) {
+pub(super) fn regard<'s>(snapshot: &Snapshot, judged: impl Iterator<Item = &'s mut Session>) {
     let namer = Namer::new(snapshot);
     for session in judged {
         if session.entry.is_some() && matches!(session.verdict, Verdict::AtRisk | Verdict::Safe) {

@@ -179,7 +179,7 @@ fn ends(
     namespace: &Namespace,
     session: &Session,
 ) -> Result<(SocketAddr, SocketAddr), String> {
-    match (session.end, session.sent) {
+    match (session.end, session.sent.as_deref().copied()) {
         (End::Client, Some(pair)) => Ok(pair),
         (End::Client, None) => Err("what its director is sent is not known".to_owned()),
         (End::Backend, _) => {

@@ -76,7 +76,7 @@ pub fn keepalive(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish
             continue;
         }
         let socket = &snapshot.namespaces[at.namespace].sockets[at.socket];
-        let shorter = socket.keepalive.is_some_and(|now| {
+        let shorter = socket.keepalive.as_deref().is_some_and(|now| {
             now.enabled && now.idle <= after.idle && now.interval <= after.interval
         });
         if shorter {
@@ -84,7 +84,7 @@ pub fn keepalive(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish
         }
         changes.entry(at.namespace).or_default().push(KeepaliveChange {
             socket: id(socket),
-            before: socket.keepalive,
+            before: socket.keepalive.as_deref().copied(),
             after,
             in_kernel: false,
         });

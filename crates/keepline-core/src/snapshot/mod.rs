@@ -234,7 +234,7 @@ pub struct Socket {
     pub inode: u32,
     /// Read from the socket itself, where that was worth it and allowed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub keepalive: Option<KeepaliveSettings>,
+    pub keepalive: Option<Box<KeepaliveSettings>>,
 }
 
 /// The second look at a socket that seemed orphaned: the tables were asked again, exactly,

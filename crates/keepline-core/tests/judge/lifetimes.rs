@@ -15,7 +15,7 @@ fn with(
 ) -> (Verdict, Why, Option<u64>) {
     let mut snapshot = swarm(Some(entry(expires)));
     let socket = client(&mut snapshot);
-    socket.keepalive = settings;
+    socket.keepalive = settings.map(Box::new);
     socket.timer = Timer::Keepalive { expires: seconds(1) };
     (socket.idle, socket.heard) = (Some(seconds(idle)), Some(seconds(idle)));
     let session = judge(&snapshot, &Options::default()).sessions.remove(0);
@@ -63,7 +63,7 @@ fn probe_in_time_now_but_not_after_it() {
     let late = (Verdict::AtRisk, Why::KeepaliveLate, Some(1000 - 100 + 900));
     let options = Options { horizon: seconds(3600) };
     let mut snapshot = swarm(Some(entry(3600)));
-    client(&mut snapshot).keepalive = keepalive(1000, 10);
+    client(&mut snapshot).keepalive = keepalive(1000, 10).map(Box::new);
     let session = judge(&snapshot, &options).sessions.remove(0);
     let left = session.orphaned_in.map(|left| left.as_secs());
     assert_eq!((session.verdict, session.why, left), late);
@@ -96,7 +96,7 @@ fn settings_that_could_not_be_read() {
 #[test]
 fn keepalive_of_the_backend_counts() {
     let mut snapshot = swarm(Some(entry(800)));
-    snapshot.namespaces[BACKEND].sockets[0].keepalive = keepalive(300, 75);
+    snapshot.namespaces[BACKEND].sockets[0].keepalive = keepalive(300, 75).map(Box::new);
     let session = judge(&snapshot, &Options::default()).sessions.remove(0);
     assert_eq!((session.verdict, session.why), (Verdict::Safe, Why::KeptAlive));
     assert!(matches!(session.keepalive, Keepalive::On { .. }));

@@ -161,6 +161,33 @@ fn a_published_port_is_named_from_the_tasks_side() {
     assert!(names.task.is_some());
 }
 
+/// As after a restart of the Engine: it takes its rules away and makes them anew, and what the host
+/// had translated by them is gone.
+#[test]
+fn a_published_port_that_the_host_has_forgotten_keeps_its_service() {
+    let mut host = namespace(1, "host", &["192.168.77.2"]);
+    host.sockets.push(socket("192.168.77.2:40000", "192.168.77.2:8081", 100));
+    host.translates = true;
+    host.conntrack = Some(conntrack());
+    let mut snapshot = snapshot(vec![host]);
+    let mut topology = topology();
+    let network = &mut topology.networks[0];
+    (network.name, network.ingress) = ("ingress".to_owned(), true);
+    network.services[0].ports.push(Port {
+        published: 8081,
+        target: 7000,
+        protocol: None,
+        host_mode: false,
+    });
+    snapshot.join(topology);
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    assert_eq!(judged(&snapshot).summary.orphaned, 1);
+    let named = names(&snapshot);
+    assert_eq!((named.network.unwrap().name.as_str(), named.service), ("ingress", Some("db")));
+    snapshot.namespaces[0].sockets[0].remote.set_port(8082);
+    assert!(names(&snapshot).network.is_none(), "nobody publishes that port");
+}
+
 #[test]
 fn sessions_are_chosen_by_service_and_network() {
     let chosen = |select: &Select| {

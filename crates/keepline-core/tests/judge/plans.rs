@@ -186,7 +186,7 @@ fn hold_renews_what_runs_out_soon_and_no_more() {
 #[test]
 fn hold_leaves_alone_what_needs_no_help_or_is_beyond_it() {
     let mut snapshot = swarm(Some(entry(300)));
-    client(&mut snapshot).keepalive = keepalive(30, 5);
+    client(&mut snapshot).keepalive = keepalive(30, 5).map(Box::new);
     assert!(plan::hold(&snapshot, &judged(&snapshot), HoldWish::default()).changes.is_empty());
 
     let lost = orphaned();
@@ -239,7 +239,7 @@ fn keepalive_is_set_below_the_timeout_where_it_is_missing_or_late() {
         ]
     );
     client(&mut snapshot).timer = Timer::Hidden;
-    client(&mut snapshot).keepalive = keepalive(120, 10);
+    client(&mut snapshot).keepalive = keepalive(120, 10).map(Box::new);
     let plan = plan::keepalive(&snapshot, &judged(&snapshot), wish);
     assert_eq!(plan.changes.len(), 1, "its own stay: {plan:?}");
 

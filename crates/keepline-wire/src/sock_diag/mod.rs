@@ -38,7 +38,7 @@ const INET_DIAG_CGROUP_ID: u16 = 21;
 /// (kernel ≥ 5.7 with `CONFIG_SOCK_CGROUP_DATA`) come unasked: `inet_diag_msg_attrs_fill()`.
 const EXT_INFO: u8 = 1 << (INET_DIAG_INFO - 1);
 /// `INET_DIAG_NOCOOKIE` in both halves: any socket with these addresses.
-const NO_COOKIE: u64 = u64::MAX;
+pub const NO_COOKIE: u64 = u64::MAX;
 /// Length of `struct inet_diag_msg`, the fixed part of an answer.
 const ANSWER_LEN: usize = 72;
 

@@ -48,4 +48,7 @@ pub struct PolicyArgs {
     /// The guard's file [default: /etc/keepline/config.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// The networks and services of a capture file instead of this machine's (- reads stdin)
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
 }

@@ -159,7 +159,8 @@ not run.")]
 Examples:
   keepline policy
   keepline policy -o json | jq .networks
-  keepline policy --config new.toml        what a file would say",
+  keepline policy --config new.toml        what a file would say
+  keepline policy --from node1.json        on the node of a capture",
     after_help = "\
 Exit status: 0 shown, 1 some values say nothing, 2 could not run.")]
     Policy(guard::PolicyArgs),

@@ -6,7 +6,7 @@ use keepline_core::finding::Code;
 use keepline_core::report::{Check, Style, human, json, nagios};
 use keepline_core::{Judgement, Options, Snapshot, judge};
 
-use keepline_node::Owners;
+use keepline_node::{Checked, Owners, Way};
 
 use super::watch;
 use crate::args::{CheckArgs, CheckOutput, FailOn};
@@ -59,11 +59,19 @@ impl Look {
     pub(super) fn take(args: &CheckArgs) -> anyhow::Result<Self> {
         let owners = match args.output {
             CheckOutput::Json => Owners::All,
-            CheckOutput::Human => Owners::MostUrgent(NAMED),
+            CheckOutput::Human if args.all => Owners::MostUrgent(NAMED),
+            CheckOutput::Human => Owners::OfTrouble(NAMED),
             CheckOutput::Nagios => Owners::MostUrgent(0),
         };
-        let snapshot = select::snapshot(args.from.as_deref(), &args.select.to_select(), owners)?;
-        let judgement = judge(&snapshot, &Options { horizon: args.horizon });
+        let select = args.select.to_select();
+        let options = Options { horizon: args.horizon };
+        if args.from.is_none() {
+            let checked = keepline_node::check(&select, owners, &options, Way::Best)?;
+            let Checked { snapshot, judgement, .. } = checked;
+            return Ok(Self { snapshot, judgement });
+        }
+        let snapshot = select::snapshot(args.from.as_deref(), &select, owners)?;
+        let judgement = judge(&snapshot, &options);
         Ok(Self { snapshot, judgement })
     }
 

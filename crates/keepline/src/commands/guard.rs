@@ -6,12 +6,13 @@ use keepline_core::policy::{Policies, Remembered};
 use keepline_core::report::policy as rendered;
 use keepline_guard::{Config, FILE, GuardError, Options};
 use keepline_node::run::RunError;
+use keepline_node::{Owners, Select};
 
 use super::consent::{DONE, IN_PART};
 use crate::args::Output;
 use crate::args::guard::{GuardArgs, PolicyArgs};
 use crate::fault::fault;
-use crate::output;
+use crate::{output, select};
 
 /// `keepline guard`
 ///
@@ -50,10 +51,13 @@ pub fn policy(args: &PolicyArgs) -> anyhow::Result<u8> {
     let file = args.config.clone().unwrap_or_else(|| PathBuf::from(FILE));
     let named = args.config.is_some();
     let (config, mut invalid) = Config::load(Path::new(&file), named, &Config::default())?;
-    let topology = keepline_node::topology().unwrap_or_else(|why| {
-        eprintln!("keepline: warning: networks and services are not known: {why}");
-        None
-    });
+    let topology = match &args.from {
+        Some(file) => select::snapshot(Some(file), &Select::default(), Owners::Nobody)?.topology,
+        None => keepline_node::topology().unwrap_or_else(|why| {
+            eprintln!("keepline: warning: networks and services are not known: {why}");
+            None
+        }),
+    };
     let topology = topology.as_ref();
     let (policies, by_label) = Policies::of(&config.rules, topology, &mut Remembered::default());
     invalid.extend(by_label);

@@ -26,9 +26,9 @@ impl<'a> Crowd<'a> {
     /// Connects `count` times to `target` (host and port), and exchanges one line each.
     pub fn open(ground: &'a Ground, node: u8, from: From<'_>, target: &str, count: u32) -> Self {
         let program = match from {
-            From::Container(service) => format!(
-                r#"docker exec -i "$(containers {service})" python3 -c "$(cat /payload/crowd.py)""#
-            ),
+            From::Container(service) => {
+                format!(r#"inside {service} python3 -c "$(cat /payload/crowd.py)""#)
+            }
             From::Host => "python3 /payload/crowd.py".into(),
         };
         let said = ground.run(

@@ -17,23 +17,23 @@ use crate::check::Check;
 /// What the Engine may take for something in guests that are emulated on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(400);
 
-/// For the head of a script: the release binary, patient with an Engine that has little processor.
-const HEAD: &str = r#"
-export PATH=/payload:$PATH KEEPLINE_DOCKER_TIMEOUT=30s NO_COLOR=1
-containers() { docker ps -q --no-trunc --filter "label=com.docker.swarm.service.name=$1"; }
-wait_for() { until "$@"; do sleep 1; done; }
-"#;
+/// For the head of a script: `guest.sh` has what scripts share.
+const HEAD: &str = ". /payload/guest.sh\n";
 
 /// Ends the sessions of earlier scenarios, also what is left of them at backends that nobody told,
 /// and gives directors their usual timeouts.
 const CLEAR: &str = r#"
 rm -f /run/look
 for namespace in /var/run/docker/netns/* /proc/1/ns/net; do
-  nsenter --net="$namespace" ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 or dport = :8081 )' >/dev/null
-  case $namespace in */lb_* | */ingress_sbox) nsenter --net="$namespace" ipvsadm --set 900 120 300 ;; esac
+  case $namespace in
+  */1-*) continue ;;
+  */lb_* | */ingress_sbox) times="ipvsadm --set 900 120 300" ;;
+  *) times=true ;;
+  esac
+  nsenter --net="$namespace" sh -c "ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 or dport = :8081 )' >/dev/null; $times"
 done
-pkill -f '(session|crowd|visits|visitors|watch)[.]py'
-pkill -f '^keepline apply'
+pkill -f '(session|crowd|visits|load|visitors|watch)[.]py'
+pkill -f '^keepline (apply|migrate|guard)'
 true
 "#;
 
@@ -62,9 +62,12 @@ pub fn ground() -> Ground {
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let guests = GUESTS.get_or_init(make).as_ref().unwrap_or_else(|error| panic!("{error}"));
     let ground = Ground { guests, _turn: turn };
-    for node in [1, 2] {
-        ground.run(node, CLEAR);
-    }
+    std::thread::scope(|scope| {
+        for node in [1, 2] {
+            let ground = &ground;
+            scope.spawn(move || ground.run(node, CLEAR));
+        }
+    });
     ground
 }
 
@@ -79,6 +82,8 @@ fn make() -> Result<Guests, String> {
         ("session.py", include_str!("session.py")),
         ("crowd.py", include_str!("crowd.py")),
         ("visits.py", include_str!("visits.py")),
+        ("load.py", include_str!("load.py")),
+        ("guest.sh", include_str!("guest.sh")),
         ("visitors.py", include_str!("visitors.py")),
         ("watch.py", include_str!("watch.py")),
         ("article.sh", include_str!("article.sh")),
@@ -110,20 +115,9 @@ fn create(name: &str, options: &str) -> String {
     )
 }
 
-/// Waits until every task that these services should have is running. Asked without the docker
-/// command, which takes a second of an emulated processor.
+/// Waits until every task that these services should have is running.
 fn running(services: &[&str]) -> String {
-    format!(
-        r#"all_run() {{
-             curl -sG --unix-socket /var/run/docker.sock http://docker/v1.41/services -d status=true \
-               --data-urlencode 'filters={{"name":{services:?}}}' |
-             grep -o '"RunningTasks":[0-9]*,"DesiredTasks":[0-9]*' |
-             awk -F '[:,]' '$2 != $4 {{ bad = 1 }} END {{ exit bad || NR < {} }}'
-           }}
-           wait_for all_run
-"#,
-        services.len(),
-    )
+    format!("wait_for all_run {} '{services:?}'\n", services.len())
 }
 
 /// Leaves a trace of what was done, and how long it took, in the test's output.
@@ -147,8 +141,14 @@ impl Ground {
 
     /// Creates a service, unless an earlier scenario did, and waits for its tasks.
     pub fn service(&self, name: &str, options: &str) {
-        let there = format!("docker service inspect {name} >/dev/null 2>&1 ||");
+        let there = format!("engine /services/{name} >/dev/null ||");
         self.run(1, &format!("{there} {}{}", create(name, options), running(&[name])));
+    }
+
+    /// Creates several services alike and waits for all their tasks at once.
+    pub fn services(&self, names: &[&str], options: &str) {
+        let creates: String = names.iter().map(|name| create(name, options)).collect();
+        self.run(1, &format!("{creates}{}", running(names)));
     }
 
     /// Waits until every task that a service should have is running.
@@ -158,13 +158,7 @@ impl Ground {
 
     /// The containers of a service on a node.
     pub fn containers(&self, node: u8, service: &str) -> Vec<Container> {
-        let list = self.run(
-            node,
-            &format!(
-                "docker ps --no-trunc --format '{{{{.ID}}}} {{{{.Names}}}}' \
-                   --filter label=com.docker.swarm.service.name={service}"
-            ),
-        );
+        let list = self.run(node, &format!("listed {service}"));
         list.lines()
             .map(|line| {
                 let (id, name) = line.split_once(' ').expect("an id and a name");
@@ -175,8 +169,7 @@ impl Ground {
 
     /// The process that a container began with, in the node.
     pub fn pid(&self, node: u8, container: &Container) -> u32 {
-        let script = format!("docker inspect --format '{{{{.State.Pid}}}}' {}", container.id);
-        self.run(node, &script).trim().parse().expect("a process id")
+        self.run(node, &format!("pid_of {}", container.id)).trim().parse().expect("a process id")
     }
 
     /// The one container of a service on a node.

@@ -1,4 +1,4 @@
-//! Issues 3 and 4: Keepline on a real Docker Swarm of two nodes, judged by the
+//! Issues 3 to 7: Keepline on a real Docker Swarm of two nodes, judged by the
 //! field's own tools.
 //!
 //! The Swarm is made once (`ground.rs`). Each scenario is a test that can be run alone:
@@ -11,6 +11,7 @@ mod direct;
 mod direct_load;
 mod ground;
 mod guard;
+mod migrate;
 mod names;
 mod published;
 mod session;

@@ -29,9 +29,9 @@ impl<'a> Session<'a> {
     /// Connects and exchanges one line. `arguments` are those of `session.py`.
     pub fn open(ground: &'a Ground, node: u8, from: From<'_>, arguments: &str) -> Self {
         let program = match from {
-            From::Container(service) => format!(
-                r#"docker exec -i "$(containers {service})" python3 -c "$(cat /payload/session.py)""#
-            ),
+            From::Container(service) => {
+                format!(r#"inside {service} python3 -c "$(cat /payload/session.py)""#)
+            }
             From::Host => "python3 /payload/session.py".into(),
         };
         // Read and write: the client must not see an end of file before the scenario wants it.

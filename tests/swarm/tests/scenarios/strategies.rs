@@ -40,9 +40,10 @@ impl<'a> Scene<'a> {
     }
 
     fn replicas(&self) -> u32 {
-        let format = "{{.Spec.Mode.Replicated.Replicas}}";
-        let said = self.ground.run(1, &format!("docker service inspect --format '{format}' trio"));
-        said.trim().parse().expect("a number")
+        let said = self.ground.run(1, "engine /services/trio");
+        let service: serde_json::Value = serde_json::from_str(&said).expect("a service");
+        let replicas = service["Spec"]["Mode"]["Replicated"]["Replicas"].as_u64();
+        replicas.and_then(|it| it.try_into().ok()).expect("a number")
     }
 
     fn scale(&self, replicas: u32) {
@@ -255,8 +256,8 @@ scenario! {
             1,
             &format!(
                 "docker service update -q --detach --force db >/dev/null
-                 wait_for sh -c '! docker ps -q --no-trunc | grep -q ^{old}'
                  other() {{ containers db | grep -v ^{old} | grep -q .; }}; wait_for other
+                 gone() {{ ! containers db | grep -q ^{old}; }}; wait_for gone
                  # Until the director balances to it, which comes a moment after it runs.
                  vip=$(docker service inspect --format '{{{{(index .Endpoint.VirtualIPs 0).Addr}}}}' db)
                  balanced() {{ nsenter --net=/var/run/docker/netns/{director} ip -4 addr | grep -qF \"${{vip%/*}}/\"; }}

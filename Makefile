@@ -23,7 +23,7 @@ test: ## every suite, virtual machines included
 test-fast: ## the same without virtual machines
 	@scripts/test-all --fast
 
-bench: ## speed beside the shell pipeline, from nothing to nothing
+bench: ## speed beside the shell pipeline, and of ways to one backend, from nothing to nothing
 	@scripts/bench
 
 fuzz: ## one parser for a minute: TARGET=sock_diag [SECONDS=60]

@@ -5,7 +5,7 @@
 
 use std::{env, path::PathBuf, process::Command};
 
-const PROGRAMS: [&str; 3] = ["direct", "keepalive", "tables"];
+const PROGRAMS: [&str; 4] = ["direct", "exact", "keepalive", "tables"];
 
 fn main() {
     println!("cargo::rerun-if-changed=bpf");

@@ -20,6 +20,7 @@ macro_rules! needs_root_and_nft {
 mod act;
 mod guard;
 mod lab;
+mod lent;
 mod run;
 
 use std::{path::Path, process::Command, thread::sleep, time::Duration};

@@ -160,6 +160,7 @@ struct netns_ipv4 {
 	struct inet_timewait_death_row tcp_death_row;
 	int sysctl_tcp_keepalive_time;  /* jiffies */
 	int sysctl_tcp_keepalive_intvl; /* jiffies */
+	__u8 sysctl_tcp_keepalive_probes;
 };
 
 struct ns_common {

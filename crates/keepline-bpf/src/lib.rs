@@ -16,6 +16,7 @@
 
 pub mod direct;
 mod error;
+pub mod exact;
 mod facts;
 mod features;
 mod hooks;

@@ -303,7 +303,7 @@ fn killed_followers_and_replaced_programs_cost_no_connection() {
         killed += 1;
         *follower = scene.helper(role);
     };
-    for round in 0..4_u64 {
+    for round in 0..2_u64 {
         clients.wait_for(100);
         again(&mut replacer, "replace");
         again(&mut follower, "follow");

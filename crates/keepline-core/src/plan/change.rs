@@ -100,6 +100,10 @@ pub struct KeepaliveChange {
     pub before: Option<KeepaliveSettings>,
     /// Its settings then.
     pub after: KeepaliveSettings,
+    /// Whether it is reached by a program in the kernel, as no process lends its descriptor: found
+    /// out when it is changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_kernel: bool,
 }
 
 /// What is changed.
@@ -255,7 +259,13 @@ impl What {
                         first.after.probes
                     )
                 });
-                (sockets(changes.len()), after)
+                let in_kernel = changes.iter().filter(|change| change.in_kernel).count();
+                let way = if in_kernel > 0 {
+                    format!(", {in_kernel} of them by a program in the kernel")
+                } else {
+                    String::new()
+                };
+                (sockets(changes.len()), after + &way)
             }
             Self::NewSockets { after, .. } => {
                 ("connections to come".to_owned(), new_sockets(after.as_ref()))

@@ -86,6 +86,7 @@ pub fn keepalive(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish
             socket: id(socket),
             before: socket.keepalive.as_deref().copied(),
             after,
+            in_kernel: false,
         });
         shortest
             .entry(at.namespace)
@@ -99,6 +100,9 @@ pub fn keepalive(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish
     for (at, sockets) in changes {
         let namespace = &snapshot.namespaces[at];
         let place = Place::of(namespace);
+        // Before the namespace's times: a socket without times of its own shows those, and gets
+        // back what it has shown.
+        plan.changes.push(Change { place: place.clone(), what: What::Keepalive { sockets } });
         if let (Some(now), Some(after)) = (namespace.keepalive_defaults, shortest.get(&at)) {
             let mut lower = |name: &str, before: u64, after: u64| {
                 if after < before {
@@ -110,7 +114,6 @@ pub fn keepalive(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish
             lower("time", now.time, after.idle.as_secs());
             lower("intvl", now.intvl, after.interval.as_secs());
         }
-        plan.changes.push(Change { place, what: What::Keepalive { sockets } });
     }
     to_come(snapshot, judgement, wish, &mut plan);
     if lost > 0 {

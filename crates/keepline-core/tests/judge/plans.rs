@@ -232,8 +232,8 @@ fn keepalive_is_set_below_the_timeout_where_it_is_missing_or_late() {
     assert_eq!(
         lines(&plan),
         [
-            "client: net.ipv4.tcp_keepalive_time: 7200 → 300",
             "client: 1 socket: keepalive after 5m, every 75s, 9 probes",
+            "client: net.ipv4.tcp_keepalive_time: 7200 → 300",
             "client: connections to come: every program of this machine: keepalive after 5m, every \
              75s",
         ]

@@ -182,7 +182,9 @@ pub(super) fn set_services(
                 .collect(),
         })
         .collect();
-    if is.is_some() {
+    // Programs of another version are replaced, with what is asked for: no moment is without one.
+    let ours = |state: &direct::State| state.version == env!("CARGO_PKG_VERSION");
+    if Direct::read(&pins())?.as_ref().is_some_and(ours) {
         Direct::update(&pins(), &wanted)?;
         return Ok(Vec::new());
     }

@@ -1,11 +1,13 @@
 //! Other processes' sockets in the current namespace: keepalive, probes, and their end.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
+use keepline_bpf::exact;
 use keepline_core::{
     plan::{KeepaliveChange, SocketId, What},
     snapshot::KeepaliveSettings,
@@ -70,16 +72,61 @@ fn borrow<'a>(
 /// changes that need no such thing.
 pub(super) fn prepare(place: &Place, what: &What) -> Result<Option<What>, Obstacle> {
     let What::Keepalive { sockets } = what else { return Ok(None) };
-    let copies = borrow(place, sockets.iter().map(|change| &change.socket))?;
+    let Reached { copies, in_kernel } = reach(place, sockets)?;
     let sockets = sockets
         .iter()
         .zip(copies)
         .filter_map(|(change, copy)| {
-            let before = settings(pidfd::keepalive(&copy?).ok()?);
-            Some(KeepaliveChange { before: Some(before), ..*change })
+            let (before, in_kernel) = match copy {
+                Some(copy) => (settings(pidfd::keepalive(&copy).ok()?), false),
+                None => (*in_kernel.get(&change.socket.cookie)?, true),
+            };
+            Some(KeepaliveChange { before: Some(before), in_kernel, ..*change })
         })
         .collect();
     Ok(Some(What::Keepalive { sockets }))
+}
+
+/// Sockets, each by the way that leads to it.
+struct Reached {
+    copies: Vec<Option<OwnedFd>>,
+    /// Settings of those that no process lends.
+    in_kernel: BTreeMap<u64, KeepaliveSettings>,
+}
+
+fn reach(place: &Place, changes: &[KeepaliveChange]) -> Result<Reached, Obstacle> {
+    let (copies, refusal) = match borrow(place, changes.iter().map(|change| &change.socket)) {
+        Ok(copies) => (copies, None),
+        Err(refusal) => (changes.iter().map(|_| None).collect(), Some(refusal)),
+    };
+    let missing: Vec<u64> = changes
+        .iter()
+        .zip(&copies)
+        .filter(|(_, copy)| copy.is_none())
+        .map(|(change, _)| change.socket.cookie)
+        .collect();
+    if missing.is_empty() {
+        return Ok(Reached { copies, in_kernel: BTreeMap::new() });
+    }
+    match (exact::read(&missing), refusal) {
+        (Ok(found), _) => {
+            let in_kernel = found.into_iter().map(|(cookie, is)| (cookie, told(is))).collect();
+            Ok(Reached { copies, in_kernel })
+        }
+        (Err(_), Some(refusal)) => Err(refusal),
+        // Before kernel 5.15: they count as closed, as ever.
+        (Err(_), None) => Ok(Reached { copies, in_kernel: BTreeMap::new() }),
+    }
+}
+
+fn told(from: exact::Settings) -> KeepaliveSettings {
+    let exact::Settings { enabled, idle, interval, probes } = from;
+    KeepaliveSettings { enabled, idle, interval, probes }
+}
+
+fn wished(from: KeepaliveSettings) -> exact::Settings {
+    let KeepaliveSettings { enabled, idle, interval, probes } = from;
+    exact::Settings { enabled, idle, interval, probes }
 }
 
 /// Changes keepalive. Sockets that are gone, or that their owners have set otherwise since, are
@@ -88,11 +135,22 @@ pub(super) fn set_keepalive(
     place: &Place,
     changes: &[KeepaliveChange],
 ) -> Result<Vec<String>, Obstacle> {
-    let copies = borrow(place, changes.iter().map(|change| &change.socket))?;
+    let Reached { copies, in_kernel } = reach(place, changes)?;
     let (mut set, mut closed, mut drifted) = (0, 0, 0);
+    let mut by_program = Vec::new();
     for (change, copy) in changes.iter().zip(copies) {
         let Some(copy) = copy else {
-            closed += 1;
+            match in_kernel.get(&change.socket.cookie) {
+                Some(is) if Some(*is) == change.before || *is == change.after => {
+                    by_program.push(exact::Change {
+                        cookie: change.socket.cookie,
+                        before: wished(*is),
+                        after: wished(change.after),
+                    });
+                }
+                Some(_) => drifted += 1,
+                None => closed += 1,
+            }
             continue;
         };
         let is = settings(pidfd::keepalive(&copy)?);
@@ -107,7 +165,21 @@ pub(super) fn set_keepalive(
             drifted += 1;
         }
     }
-    let mut said = vec![format!("{set} set")];
+    let mut programmed = 0;
+    if !by_program.is_empty() {
+        let now = exact::set(&by_program)?;
+        for change in &by_program {
+            match now.get(&change.cookie) {
+                Some(is) if *is == change.after => programmed += 1,
+                Some(_) => drifted += 1,
+                None => closed += 1,
+            }
+        }
+    }
+    let mut said = vec![format!("{} set", set + programmed)];
+    if programmed > 0 {
+        said.push(format!("{programmed} of them in the kernel: no process lends their descriptor"));
+    }
     if closed > 0 {
         said.push(format!("{closed} had closed, or their holder was not found"));
     }

@@ -101,18 +101,18 @@ pub fn serve(host: &str) -> io::Result<()> {
     let requests = Arc::new(TcpListener::bind(format!("{host}:7000"))?);
     let bulk = Arc::new(TcpListener::bind(format!("{host}:7001"))?);
     println!("ready");
-    thread::scope(|scope| {
-        for number in 0..SERVED + 2 {
-            let (requests, bulk) = (Arc::clone(&requests), Arc::clone(&bulk));
-            scope.spawn(move || {
-                loop {
-                    // A client that has reset its connection is as good as one that closed it.
-                    let _ = if number < SERVED { echo(&requests) } else { swallow(&bulk) };
-                }
-            });
-        }
-    });
-    Ok(())
+    for number in 0..SERVED + 2 {
+        let (requests, bulk) = (Arc::clone(&requests), Arc::clone(&bulk));
+        thread::spawn(move || {
+            loop {
+                // A client that has reset its connection is as good as one that closed it.
+                let _ = if number < SERVED { echo(&requests) } else { swallow(&bulk) };
+            }
+        });
+    }
+    loop {
+        thread::park();
+    }
 }
 
 fn echo(listener: &TcpListener) -> io::Result<()> {

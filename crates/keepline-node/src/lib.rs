@@ -199,7 +199,8 @@ fn scan(
     let by_walk = match way {
         Way::Netlink => false,
         Way::Walk => true,
-        Way::Best => walk::is_worth_it(),
+        // Older ones would have to be walked without `bpf_rdonly_cast`: that is not proven.
+        Way::Best => facts.at_least(6, 2) && walk::is_worth_it(),
     };
     let when = if by_walk { scan::Tables::Later } else { scan::Tables::Now };
     std::thread::scope(|scope| {

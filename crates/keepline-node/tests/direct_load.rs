@@ -271,8 +271,18 @@ fn a_hundred_clients_lose_no_connection_while_backends_come_and_die() {
     clients.wait_for(200);
     scene.come(&[2, 3, 4, 5], &[0, 1]);
     clients.wait_for(200);
-    let gone = scene.leave(&clients, &[1, 2, 3, 4, 5], &[0]);
+    let mut gone = scene.leave(&clients, &[1, 2, 3, 4, 5], &[0]);
     clients.wait_for(200);
+    // On a machine so busy that every connection to them had ended by itself: once more.
+    for _ in 0..5 {
+        if clients.aborted() > 0 {
+            break;
+        }
+        scene.come(&[2, 3, 4, 5], &[0]);
+        clients.wait_for(200);
+        gone = gone.max(scene.leave(&clients, &[2, 3, 4, 5], &[0]));
+        clients.wait_for(200);
+    }
     sleep(SOON);
     for world in &scene.worlds {
         world.assert_no_connection_to_the_dead();

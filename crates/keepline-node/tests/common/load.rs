@@ -207,6 +207,11 @@ impl Clients {
         Self { shared, threads }
     }
 
+    /// How many connections were ended under their clients until now.
+    pub fn aborted(&self) -> u64 {
+        self.shared.ended.lock().unwrap().aborted
+    }
+
     /// Waits for so many connections more.
     pub fn wait_for(&self, count: u64) {
         let until = self.shared.connected.load(Ordering::Relaxed) + count;

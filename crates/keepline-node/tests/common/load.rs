@@ -249,10 +249,10 @@ impl Shared {
     }
 
     fn connection(&self, network: usize, vip: SocketAddr, number: usize) -> Result<(), String> {
-        let stream = TcpStream::connect_timeout(&vip, Duration::from_secs(10))
+        let stream = TcpStream::connect_timeout(&vip, Duration::from_secs(60))
             .map_err(|error| format!("connect: {error}"))?;
         let told = |error: std::io::Error| error.to_string();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(told)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(told)?;
         let peer = stream.peer_addr().map_err(told)?;
         if peer != vip {
             return Err(format!("its peer is called {peer}"));

@@ -131,7 +131,7 @@ impl Scene {
     fn followed(&self) -> Duration {
         let begun = Instant::now();
         while !self.is_followed() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "the table is not followed");
+            assert!(begun.elapsed() < Duration::from_secs(120), "the table is not followed");
             sleep(Duration::from_millis(10));
         }
         begun.elapsed()

@@ -7,6 +7,7 @@ pub mod duration;
 pub mod finding;
 pub mod judge;
 pub mod names;
+pub mod parallel;
 pub mod plan;
 pub mod policy;
 pub mod report;

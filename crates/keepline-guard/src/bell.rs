@@ -18,7 +18,7 @@ use signal_hook::{
 /// Why the guard wakes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ring {
-    /// The control socket asked for a look.
+    /// A look was asked for: by the control socket, or as backends have changed.
     Asked,
     /// A namespace came or went.
     Namespaces,

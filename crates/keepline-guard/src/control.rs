@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use crate::state::Told;
+use crate::{Config, state::Told};
 
-/// The socket, beside the journal.
+/// The socket: where the guard's file says, else beside the journal.
 #[must_use]
-pub fn socket() -> PathBuf {
-    keepline_node::run::folder().join("guard.sock")
+pub fn socket(config: &Config) -> PathBuf {
+    config.socket.clone().unwrap_or_else(|| keepline_node::run::folder().join("guard.sock"))
 }
 
 /// A guard that does not answer in this time is not waited for.
@@ -23,20 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 /// When it runs, and does not tell.
 pub fn ask(socket: &Path) -> io::Result<Option<Told>> {
-    let Some(body) = request(socket, "GET", "/status")? else { return Ok(None) };
+    let Some(body) = request(socket, "/status")? else { return Ok(None) };
     Ok(Some(serde_json::from_str(&body)?))
 }
 
-/// Lets the guard look now; whether there is one.
-///
-/// # Errors
-/// When it runs, and does not listen.
-pub fn look_now(socket: &Path) -> io::Result<bool> {
-    Ok(request(socket, "POST", "/look")?.is_some())
-}
-
 /// HTTP 1.0: the answer ends with the connection, and has no parts.
-fn request(socket: &Path, method: &str, path: &str) -> io::Result<Option<String>> {
+fn request(socket: &Path, path: &str) -> io::Result<Option<String>> {
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
         // None, or one that is gone.
@@ -52,7 +44,7 @@ fn request(socket: &Path, method: &str, path: &str) -> io::Result<Option<String>
     };
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: guard\r\nContent-Length: 0\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: guard\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));

@@ -15,7 +15,7 @@ use prometheus_client::{
         histogram::{Histogram, exponential_buckets},
         info::Info,
     },
-    registry::{Registry, Unit},
+    registry::{Metric, Registry, Unit},
 };
 
 type Labels = Vec<(&'static str, String)>;
@@ -44,77 +44,74 @@ pub(crate) struct Metrics {
     pub(crate) invalid: Gauge,
 }
 
+/// Registers a metric and gives it.
+fn new<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// The same of one that counts seconds.
+fn seconds<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+    metric
+}
+
+/// From a millisecond to half a minute.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 16))
+}
+
 impl Default for Metrics {
     fn default() -> Self {
-        // From a millisecond to half a minute.
-        let durations = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
         let mut registry = Registry::with_prefix("keepline");
-        let metrics = Self {
-            registry: Registry::default(),
-            sessions: Family::default(),
-            next_loss: Family::default(),
-            orphaned: Counter::default(),
-            held: Counter::default(),
-            healed: Counter::default(),
-            actions: Family::default(),
-            scan: durations(),
-            reconcile: durations(),
-            passes: Family::default(),
-            last: Seconds::default(),
-            incomplete: Gauge::default(),
-            invalid: Gauge::default(),
-        };
-        registry.register("sessions", "Sessions through load balancers", metrics.sessions.clone());
-        registry.register_with_unit(
-            "next_loss",
-            "Until the first session is forgotten that nothing keeps",
-            Unit::Seconds,
-            metrics.next_loss.clone(),
-        );
-        registry.register(
-            "sessions_orphaned",
-            "Sessions that were found forgotten",
-            metrics.orphaned.clone(),
-        );
-        registry.register("entries_held", "Entries that were renewed", metrics.held.clone());
-        registry.register(
-            "sessions_healed",
-            "Forgotten sessions that were brought back",
-            metrics.healed.clone(),
-        );
-        registry.register("actions", "Changes, by what came of them", metrics.actions.clone());
-        registry.register_with_unit(
-            "scan_duration",
-            "A look at this machine",
-            Unit::Seconds,
-            metrics.scan.clone(),
-        );
-        registry.register_with_unit(
-            "reconcile_duration",
-            "A look and what followed from it",
-            Unit::Seconds,
-            metrics.reconcile.clone(),
-        );
-        registry.register("reconciles", "Passes, by how they ended", metrics.passes.clone());
-        registry.register_with_unit(
-            "last_reconcile_timestamp",
-            "End of the last pass, since 1970",
-            Unit::Seconds,
-            metrics.last.clone(),
-        );
-        registry.register(
-            "scan_incomplete",
-            "Places that could not be read in the last look",
-            metrics.incomplete.clone(),
-        );
-        registry.register(
-            "policy_invalid",
-            "Policy values that say nothing",
-            metrics.invalid.clone(),
-        );
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "This program", build);
-        Self { registry, ..metrics }
+        let to = &mut registry;
+        Self {
+            sessions: new(to, "sessions", "Sessions through load balancers", Family::default()),
+            next_loss: seconds(
+                to,
+                "next_loss",
+                "Until the first session is forgotten that nothing keeps",
+                Family::default(),
+            ),
+            orphaned: new(
+                to,
+                "sessions_orphaned",
+                "Sessions that were found forgotten",
+                Counter::default(),
+            ),
+            held: new(to, "entries_held", "Entries that were renewed", Counter::default()),
+            healed: new(
+                to,
+                "sessions_healed",
+                "Forgotten sessions that were brought back",
+                Counter::default(),
+            ),
+            actions: new(to, "actions", "Changes, by what came of them", Family::default()),
+            scan: seconds(to, "scan_duration", "A look at this machine", durations()),
+            reconcile: seconds(
+                to,
+                "reconcile_duration",
+                "A look and what followed from it",
+                durations(),
+            ),
+            passes: new(to, "reconciles", "Passes, by how they ended", Family::default()),
+            last: seconds(
+                to,
+                "last_reconcile_timestamp",
+                "End of the last pass, since 1970",
+                Seconds::default(),
+            ),
+            incomplete: new(
+                to,
+                "scan_incomplete",
+                "Places that could not be read in the last look",
+                Gauge::default(),
+            ),
+            invalid: new(to, "policy_invalid", "Policy values that say nothing", Gauge::default()),
+            registry,
+        }
     }
 }
 

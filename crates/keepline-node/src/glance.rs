@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 
-use keepline_core::snapshot::{ServiceId, Topology};
+use keepline_core::{
+    Snapshot,
+    snapshot::{Destination, Forwarding, ServiceId, Topology},
+};
 use keepline_kernel::rights::Facts;
 
-use crate::{NodeError, engine, place, tables};
+use crate::{engine, place, tables};
 
 /// What the Engine of this machine tells; none where there is no Engine.
 ///
@@ -15,24 +18,75 @@ pub fn topology() -> Result<Option<Topology>, String> {
     engine::ask(&Facts::read(Path::new(place::PROC)).host)
 }
 
-/// A service, and its backends with their weights.
-pub type Balanced = (ServiceId, Vec<(SocketAddr, u32)>);
+/// What the directors of a look balance, followed until the next: to ask for that costs much less.
+#[derive(Debug, Default)]
+pub struct Balance {
+    /// The directors, by inode.
+    directors: BTreeSet<u64>,
+    told: Vec<(u64, Vec<Balanced>)>,
+}
 
-/// What directors among the namespaces with these inodes balance: to be compared with an earlier
-/// answer, much cheaper than a whole look. One that cannot be read now is left out.
-///
-/// # Errors
-/// When no namespace can be found.
-pub fn balanced(inodes: &BTreeSet<u64>) -> Result<Vec<(u64, Vec<Balanced>)>, NodeError> {
-    let mut places = place::all()?;
-    places.retain(|place| inodes.contains(&place.inode));
-    let seen = places.iter().filter_map(|place| {
-        let (_, services) = place.enter(tables::ipvs_of_here).ok()?.ok()??;
-        let services = services.into_iter().map(|service| {
-            let backends = service.destinations.iter().map(|it| (it.address, it.weight));
-            (service.id, backends.collect())
+/// A service, and its backends with their weights.
+type Balanced = (ServiceId, Vec<(SocketAddr, u32)>);
+
+impl Balance {
+    /// To be called before a look: what changes while it is looked is news afterwards.
+    pub fn begin(&mut self) {
+        self.told = self.ask();
+    }
+
+    /// To be called after it: whom to follow from now on.
+    pub fn follow(&mut self, snapshot: &Snapshot) {
+        let directors = snapshot.namespaces.iter().filter(|it| it.ipvs.is_some());
+        self.directors = directors.map(|it| it.inode).collect();
+    }
+
+    /// Whether the directors balance otherwise by now than when they were last asked.
+    pub fn has_changed(&mut self) -> bool {
+        let now = self.ask();
+        let changed = now != self.told;
+        self.told = now;
+        changed
+    }
+
+    /// Gives the services of an earlier look the backends that they were last said to have. A service
+    /// that only one of the two knows stays as it is until the next look.
+    pub fn bring_up_to_date(&self, snapshot: &mut Snapshot) {
+        for namespace in &mut snapshot.namespaces {
+            let told = self.told.iter().find(|(inode, _)| *inode == namespace.inode);
+            let (Some(ipvs), Some((_, told))) = (&mut namespace.ipvs, told) else { continue };
+            for service in &mut ipvs.services {
+                let Some((_, backends)) = told.iter().find(|(id, _)| *id == service.id) else {
+                    continue;
+                };
+                let destination = |(address, weight): &(SocketAddr, u32)| Destination {
+                    address: *address,
+                    weight: *weight,
+                    // Of no account here.
+                    forwarding: Forwarding::Masquerade,
+                    active: 0,
+                    inactive: 0,
+                };
+                service.destinations = backends.iter().map(destination).collect();
+            }
+        }
+    }
+
+    /// A director that cannot be read now is left out: that is a change, and looked at as a whole.
+    fn ask(&self) -> Vec<(u64, Vec<Balanced>)> {
+        if self.directors.is_empty() {
+            return Vec::new();
+        }
+        let places = place::all().unwrap_or_default();
+        let directors = places.iter().filter(|place| self.directors.contains(&place.inode));
+        let told = directors.filter_map(|place| {
+            let (_, services) = place.enter(tables::ipvs_of_here).ok()?.ok()??;
+            let services = services.into_iter().map(|service| {
+                let backends = service.destinations.iter().map(|it| (it.address, it.weight));
+                (service.id, backends.collect())
+            });
+            Some((place.inode, services.collect()))
         });
-        Some((place.inode, services.collect()))
-    });
-    Ok(seen.collect())
+        told.collect()
+    }
 }

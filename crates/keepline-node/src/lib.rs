@@ -31,7 +31,7 @@ pub use act::{
     ActError, Now, Obstacle, Report, Step, act, answered_directly, compare, keepalive_rules, undo,
 };
 pub use error::NodeError;
-pub use glance::{Balanced, balanced, topology};
+pub use glance::{Balance, topology};
 pub use keepline_core::snapshot::Select;
 pub use owners::Owners;
 

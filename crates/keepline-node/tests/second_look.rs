@@ -4,12 +4,7 @@
 
 mod common;
 
-use std::{
-    io::{Read, Write},
-    net::TcpListener,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
-    time::{Duration, Instant},
-};
+use std::net::TcpListener;
 
 use common::{Nat, Netns, find};
 use keepline_core::{Options, Session, Snapshot, Verdict, judge, snapshot::SecondLookResult};
@@ -77,58 +72,14 @@ fn a_session_with_the_director_itself_is_no_orphan() {
 #[test]
 fn sessions_that_come_and_go_are_never_orphans() {
     skip_if_impossible!();
-    const LOOKS: usize = 10;
-    const SESSIONS: u32 = 1000;
     let nat = Nat::new();
     let listener = nat.listen();
-    let stop = AtomicBool::new(false);
-    let opened = AtomicU32::new(0);
-    std::thread::scope(|scope| {
-        // It takes the first byte of each session and answers until the client closes.
-        scope.spawn(|| {
-            for server in listener.incoming() {
-                let mut byte = [0];
-                let mut server = server.unwrap();
-                if server.read(&mut byte).is_ok_and(|read| read == 1) && byte == [b'q'] {
-                    return;
-                }
-                let _ = server.read(&mut byte);
-            }
-        });
-        let client = scope.spawn(|| {
-            nat.client.inside(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let mut client = std::net::TcpStream::connect(nat.vip).unwrap();
-                    client.write_all(b"x").unwrap();
-                    opened.fetch_add(1, Ordering::Relaxed);
-                }
-                let mut last = std::net::TcpStream::connect(nat.vip).unwrap();
-                last.write_all(b"q").unwrap();
-            });
-        });
-        let result = std::panic::catch_unwind(|| {
-            // At least so many looks, and as many more as it takes for enough sessions to come.
-            let end = Instant::now() + Duration::from_secs(60);
-            let mut looks = 0;
-            while looks < LOOKS
-                || (opened.load(Ordering::Relaxed) <= SESSIONS && Instant::now() < end)
-            {
-                looks += 1;
-                let snapshot = look();
-                let orphans: Vec<_> = sessions_of(&snapshot, &nat.client)
-                    .into_iter()
-                    .filter(|session| session.verdict == Verdict::Orphaned)
-                    .collect();
-                assert!(orphans.is_empty(), "{orphans:#?}");
-            }
-        });
-        stop.store(true, Ordering::Relaxed);
-        client.join().unwrap();
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
-        }
+    nat.churn(&listener, 10, 1000, || {
+        let snapshot = look();
+        let orphans: Vec<_> = sessions_of(&snapshot, &nat.client)
+            .into_iter()
+            .filter(|session| session.verdict == Verdict::Orphaned)
+            .collect();
+        assert!(orphans.is_empty(), "{orphans:#?}");
     });
-    // Otherwise nothing came and went.
-    let opened = opened.into_inner();
-    assert!(opened > SESSIONS, "{opened} sessions");
 }

@@ -7,9 +7,7 @@ mod common;
 use std::{
     collections::BTreeSet,
     fmt::Debug,
-    io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -215,65 +213,23 @@ fn a_namespace_with_a_socket_table_of_its_own_is_seen_too() {
 #[test]
 fn sessions_that_come_and_go_are_never_orphans_of_a_walk() {
     skip_if_impossible!();
-    const SESSIONS: u32 = 2000;
     const STAY: usize = 20;
     let nat = Nat::new();
     let listener = nat.listen();
     let stay: Vec<_> = (0..STAY).map(|_| nat.session(&listener)).collect();
-    let stop = AtomicBool::new(false);
-    let opened = AtomicU32::new(0);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for server in listener.incoming() {
-                let mut byte = [0];
-                let mut server = server.unwrap();
-                if server.read(&mut byte).is_ok_and(|read| read == 1) && byte == [b'q'] {
-                    return;
-                }
-                let _ = server.read(&mut byte);
-            }
-        });
-        let client = scope.spawn(|| {
-            nat.client.inside(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let mut client = TcpStream::connect(nat.vip).unwrap();
-                    client.write_all(b"x").unwrap();
-                    opened.fetch_add(1, Ordering::Relaxed);
-                }
-                TcpStream::connect(nat.vip).unwrap().write_all(b"q").unwrap();
-            });
-        });
-        let result = std::panic::catch_unwind(|| {
-            let end = Instant::now() + Duration::from_secs(60);
-            let mut looks = 0;
-            while looks < 10 || opened.load(Ordering::Relaxed) < SESSIONS && Instant::now() < end {
-                looks += 1;
-                let checked = check(
-                    &Select::default(),
-                    Owners::MostUrgent(10),
-                    &Options::default(),
-                    Way::Walk,
-                );
-                let checked = checked.unwrap();
-                let all = checked.judgement.sessions.iter();
-                let own: Vec<_> = all.filter(|it| it.server == nat.vip).collect();
-                let orphans: Vec<_> =
-                    own.iter().filter(|it| it.verdict == Verdict::Orphaned).collect();
-                assert!(orphans.is_empty(), "{orphans:#?}");
-                // Those that stay are seen each time, with their entries.
-                for (client, _) in &stay {
-                    let client = client.local_addr().unwrap();
-                    let session = own.iter().find(|it| it.client == client).unwrap();
-                    assert!(session.entry.is_some(), "{session:?}");
-                }
-            }
-        });
-        stop.store(true, Ordering::Relaxed);
-        client.join().unwrap();
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
+    nat.churn(&listener, 10, 2000, || {
+        // Where too much moves at once it falls back to netlink.
+        let owners = Owners::MostUrgent(10);
+        let checked = check(&Select::default(), owners, &Options::default(), Way::Walk).unwrap();
+        let own: Vec<_> =
+            checked.judgement.sessions.iter().filter(|it| it.server == nat.vip).collect();
+        let orphans: Vec<_> = own.iter().filter(|it| it.verdict == Verdict::Orphaned).collect();
+        assert!(orphans.is_empty(), "{orphans:#?}");
+        // Those that stay are seen each time, with their entries.
+        for (client, _) in &stay {
+            let client = client.local_addr().unwrap();
+            let session = own.iter().find(|it| it.client == client).unwrap();
+            assert!(session.entry.is_some(), "{session:?}");
         }
     });
-    let opened = opened.into_inner();
-    assert!(opened >= SESSIONS, "{opened} sessions");
 }

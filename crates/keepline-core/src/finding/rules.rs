@@ -227,16 +227,12 @@ fn of_the_scan(incomplete: &[Incomplete]) -> Vec<Finding> {
 
 /// The Engine is there, but did not tell all names.
 fn without_names(unnamed: &[String]) -> Option<Finding> {
-    let why = unnamed.first()?;
-    let more = match unnamed.len() - 1 {
-        0 => String::new(),
-        more => format!(" (and {more} more)"),
-    };
+    let why = first_of(unnamed)?;
     Some(Finding {
         code: Code::NAMES_MISSING,
         sessions: 0,
         detail: format!(
-            "{why}{more}. Verdicts do not depend on it, but containers, networks and services \
+            "{why}. Verdicts do not depend on it, but containers, networks and services \
              may be shown without their names"
         ),
         fix: vec!["docker info".to_owned()],
@@ -247,16 +243,21 @@ fn without_names(unnamed: &[String]) -> Option<Finding> {
 /// A label of Keepline that Keepline does not understand: whoever set it believes that it holds.
 fn labels_that_say_nothing(snapshot: &Snapshot) -> Option<Finding> {
     let faults = snapshot.topology.as_ref().map(policy::label_faults)?;
-    let first = faults.first()?;
-    let more = match faults.len() - 1 {
-        0 => String::new(),
-        more => format!(" (and {more} more)"),
-    };
+    let first = first_of(&faults)?;
     Some(Finding {
         code: Code::POLICY_INVALID,
         sessions: 0,
-        detail: format!("{first}{more}; the guard goes on with what was said before"),
+        detail: format!("{first}; the guard goes on with what was said before"),
         fix: vec!["keepline policy".to_owned()],
         director: None,
+    })
+}
+
+/// The first of several, and how many there are besides.
+fn first_of(all: &[impl std::fmt::Display]) -> Option<String> {
+    let first = all.first()?;
+    Some(match all.len() - 1 {
+        0 => first.to_string(),
+        more => format!("{first} (and {more} more)"),
     })
 }

@@ -7,10 +7,10 @@ use rustc_hash::FxHashMap;
 
 use super::{
     index::{Index, Pair, hash, socket},
-    parallel::{self, PIECE},
     route::{self, Hop},
 };
 use crate::{
+    parallel::{self, PIECE},
     session::SocketRef,
     snapshot::{Namespace, Snapshot, Socket},
 };

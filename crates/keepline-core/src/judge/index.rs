@@ -8,8 +8,8 @@ use std::{
 use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::parallel;
 use crate::{
+    parallel,
     session::{EntryRef, SocketRef, Table},
     snapshot::{Entry, LinkAddress, SecondLookResult, ServiceId, Snapshot, Socket},
 };

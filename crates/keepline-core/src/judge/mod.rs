@@ -7,7 +7,6 @@
 mod clock;
 mod ends;
 mod index;
-mod parallel;
 mod route;
 mod strategies;
 
@@ -16,6 +15,7 @@ use std::{cmp::Reverse, net::SocketAddr, time::Duration};
 use crate::{
     finding::{self, Finding},
     names::Namer,
+    parallel,
     session::{End, Session, SocketRef, Table, Verdict, Why},
     snapshot::{SecondLookResult, Snapshot, Timer},
 };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Invalid, Layer, Object, Policy, Source};
+use super::{Invalid, Layer, Object, Policy, Source, Strategy};
 use crate::{
     names::Names,
     snapshot::{
@@ -161,6 +161,12 @@ impl Policies {
         scope.asked.services.extend(services);
         scope.except.services.extend(left_out);
         scope
+    }
+
+    /// Whether a strategy holds somewhere.
+    #[must_use]
+    pub fn any(&self, strategy: Strategy) -> bool {
+        self.all().any(|it| it.strategy.value == strategy)
     }
 
     /// Every policy that holds somewhere.

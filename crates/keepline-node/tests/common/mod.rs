@@ -5,10 +5,11 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -166,6 +167,61 @@ impl Nat {
         let client = self.client.inside(|| TcpStream::connect(self.vip).unwrap());
         let server = listener.accept().unwrap().0;
         (client, server)
+    }
+
+    /// Opens and closes sessions as fast as it can while `look` is called: at least so many times,
+    /// and as often as it takes for more than so many sessions to come.
+    pub fn churn(
+        &self,
+        listener: &TcpListener,
+        looks: usize,
+        sessions: u32,
+        mut look: impl FnMut(),
+    ) {
+        let stop = AtomicBool::new(false);
+        let opened = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            // It takes the first byte of each session and answers until the client closes.
+            scope.spawn(|| {
+                for server in listener.incoming() {
+                    let mut byte = [0];
+                    let mut server = server.unwrap();
+                    if server.read(&mut byte).is_ok_and(|read| read == 1) && byte == [b'q'] {
+                        return;
+                    }
+                    let _ = server.read(&mut byte);
+                }
+            });
+            let client = scope.spawn(|| {
+                self.client.inside(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        let mut client = TcpStream::connect(self.vip).unwrap();
+                        client.write_all(b"x").unwrap();
+                        opened.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let mut last = TcpStream::connect(self.vip).unwrap();
+                    last.write_all(b"q").unwrap();
+                });
+            });
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let end = Instant::now() + Duration::from_secs(60);
+                let mut looked = 0;
+                while looked < looks
+                    || (opened.load(Ordering::Relaxed) <= sessions && Instant::now() < end)
+                {
+                    looked += 1;
+                    look();
+                }
+            }));
+            stop.store(true, Ordering::Relaxed);
+            client.join().unwrap();
+            if let Err(panic) = result {
+                std::panic::resume_unwind(panic);
+            }
+        });
+        // Otherwise nothing came and went.
+        let opened = opened.into_inner();
+        assert!(opened > sessions, "{opened} sessions");
     }
 
     /// Makes the director forget every session.

@@ -1,7 +1,5 @@
 //! `keepline apply`, and the remedies `heal`, `touch`, `abort`: look, judge, plan, show, act.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use keepline_core::plan::{self, Action, HoldWish, KeepaliveWish, Memory, Plan, TimeoutWish, What};
 use keepline_core::report::counted;
-use keepline_core::snapshot::{Destination, Forwarding, Service};
 use keepline_core::{Judgement, Options, Snapshot, judge};
 use keepline_node::run::{self, Exclusive, Holding};
-use keepline_node::{Owners, Select};
+use keepline_node::{Balance, Owners, Select};
 
 use super::consent::{self, Decision, IN_PART};
 use crate::args::act::{
@@ -269,12 +266,11 @@ fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
     Ok(status)
 }
 
-/// The last look, and the directors' tables since then: to ask for those costs much less.
+/// The last look, and what the directors have balanced since then.
 #[derive(Default)]
 struct Tables {
     seen: Option<(Instant, Seen)>,
-    directors: BTreeSet<u64>,
-    balanced: Vec<(u64, Vec<keepline_node::Balanced>)>,
+    balance: Balance,
 }
 
 impl Tables {
@@ -283,52 +279,23 @@ impl Tables {
     /// Clients and directors that have come are in no table: they are looked for so often.
     const LOOK: Duration = Duration::from_secs(2);
 
-    /// What the tables say now, if that is something else.
-    fn news(&mut self) -> Option<&Seen> {
-        let now = keepline_node::balanced(&self.directors).ok()?;
-        if now == self.balanced {
-            return None;
+    /// What is seen now, if that may be something else.
+    fn news(&mut self, select: &Select) -> anyhow::Result<Option<&Seen>> {
+        match &mut self.seen {
+            Some((looked, seen)) if looked.elapsed() < Self::LOOK => {
+                if !self.balance.has_changed() {
+                    return Ok(None);
+                }
+                self.balance.bring_up_to_date(&mut seen.snapshot);
+            }
+            old => {
+                self.balance.begin();
+                let seen = Seen::take(select)?;
+                self.balance.follow(&seen.snapshot);
+                *old = Some((Instant::now(), seen));
+            }
         }
-        self.balanced = now;
-        let (_, seen) = self.seen.as_mut()?;
-        for namespace in &mut seen.snapshot.namespaces {
-            let Some(ipvs) = &mut namespace.ipvs else { continue };
-            let balanced = self.balanced.iter().find(|(inode, _)| *inode == namespace.inode);
-            let Some((_, balanced)) = balanced else { continue };
-            rebalance(&mut ipvs.services, balanced);
-        }
-        Some(seen)
-    }
-
-    fn are_fresh(&self) -> bool {
-        self.seen.as_ref().is_some_and(|(looked, _)| looked.elapsed() < Self::LOOK)
-    }
-
-    /// Looks at everything.
-    fn look(&mut self, select: &Select) -> anyhow::Result<&Seen> {
-        // Asked before: what changes while it is looked is news afterwards.
-        self.balanced = keepline_node::balanced(&self.directors).unwrap_or_default();
-        let seen = Seen::take(select)?;
-        let directors = seen.snapshot.namespaces.iter().filter(|it| it.ipvs.is_some());
-        self.directors = directors.map(|it| it.inode).collect();
-        Ok(&self.seen.insert((Instant::now(), seen)).1)
-    }
-}
-
-/// Gives services of an earlier look the backends that their director has now. A service that is in
-/// only one of the two stays as it is until the next look.
-fn rebalance(services: &mut [Service], now: &[keepline_node::Balanced]) {
-    for service in services {
-        let Some((_, backends)) = now.iter().find(|(id, _)| *id == service.id) else { continue };
-        let destination = |(address, weight): &(SocketAddr, u32)| Destination {
-            address: *address,
-            weight: *weight,
-            // Of no account here.
-            forwarding: Forwarding::Masquerade,
-            active: 0,
-            inactive: 0,
-        };
-        service.destinations = backends.iter().map(destination).collect();
+        Ok(self.seen.as_ref().map(|(_, seen)| seen))
     }
 }
 
@@ -339,12 +306,7 @@ fn follow(
     known: &[plan::DirectService],
     tables: &mut Tables,
 ) -> anyhow::Result<Option<Vec<plan::DirectService>>> {
-    let seen = if tables.are_fresh() {
-        let Some(seen) = tables.news() else { return Ok(None) };
-        seen
-    } else {
-        tables.look(select)?
-    };
+    let Some(seen) = tables.news(select)? else { return Ok(None) };
     if let Some(missed) = seen.snapshot.incomplete.first() {
         return Err(fault(
             format!("not seen: {}: {}", missed.what, missed.why),

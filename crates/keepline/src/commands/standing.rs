@@ -1,10 +1,12 @@
 //! `keepline undo` and `keepline status`: what was changed, and back.
 
+use std::path::Path;
+
 use keepline_core::plan::journal::Standing;
 use keepline_core::plan::{self, Action};
 use keepline_core::report::plan as rendered;
 use keepline_core::report::status::{self, Applied};
-use keepline_guard::control;
+use keepline_guard::{Config, FILE, control};
 use keepline_node::run::{self, Hold};
 use keepline_node::{Now, Owners};
 
@@ -84,7 +86,10 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
 
 /// What the guard tells of itself, where one runs.
 fn guard() -> Option<status::Guard> {
-    let told = match control::ask(&control::socket()) {
+    // What the file says wrongly the guard itself tells.
+    let config = Config::load(Path::new(FILE), false, &Config::default());
+    let config = config.map(|(config, _)| config).unwrap_or_default();
+    let told = match control::ask(&control::socket(&config)) {
         Ok(told) => told?,
         Err(error) => {
             eprintln!("keepline: warning: the guard was not asked: {error}");

@@ -1,16 +1,16 @@
-//! The judge's work on several threads, where there is much of it: sessions are independent of
-//! each other but for their backends.
+//! One kind of work on many items, by several threads.
 
 use std::sync::{
     Mutex,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// So many sockets or entries make a piece of work. Fewer are done before a thread has started.
-pub(super) const PIECE: usize = 8192;
+/// So many sockets or entries make a piece of the judge's work, since sessions are independent of
+/// each other but for their backends. Fewer are done before a thread has started.
+pub(crate) const PIECE: usize = 8192;
 
 /// Both, at the same time if they are about very many.
-pub(super) fn both<A: Send, B: Send>(
+pub(crate) fn both<A: Send, B: Send>(
     count: usize,
     one: impl FnOnce() -> A + Send,
     other: impl FnOnce() -> B + Send,
@@ -24,12 +24,24 @@ pub(super) fn both<A: Send, B: Send>(
     })
 }
 
-/// `work` on every piece; results in the order of the pieces.
-pub(super) fn map<T: Sync, R: Send>(pieces: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// `work` on every piece, on as many threads as there are processors; results in the order of the
+/// pieces.
+pub(crate) fn map<'i, T: Sync, R: Send>(
+    pieces: &'i [T],
+    work: impl Fn(&'i T) -> R + Sync,
+) -> Vec<R> {
+    map_on(std::thread::available_parallelism().map_or(1, usize::from), pieces, work)
+}
+
+/// The same on so many threads, the caller's among them.
+pub fn map_on<'i, T: Sync, R: Send>(
+    workers: usize,
+    pieces: &'i [T],
+    work: impl Fn(&'i T) -> R + Sync,
+) -> Vec<R> {
     if pieces.len() < 2 {
         return pieces.iter().map(work).collect();
     }
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let results: Vec<Mutex<Option<R>>> = pieces.iter().map(|_| Mutex::new(None)).collect();
     let one = || {

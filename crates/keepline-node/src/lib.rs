@@ -19,7 +19,6 @@ mod walk;
 
 use std::{path::Path, time::Instant};
 
-use keepline_bpf::tables::Tables as Programs;
 use keepline_core::{
     Judgement, Options, Snapshot,
     judge::{FirstJudgement, Questions, first_judgement},
@@ -67,24 +66,45 @@ pub struct Checked {
 /// # Errors
 /// When something selected does not exist, or nothing at all can be seen.
 pub fn observe(select: &Select, owners: Owners) -> Result<Snapshot, NodeError> {
-    let (look, first) = look(select, owners, &Options::default(), Way::Netlink, engine::ask)?;
+    let by = (Way::Netlink, &mut walk::Walker::for_one_look());
+    let (look, first) = look(select, owners, &Options::default(), by, engine::ask)?;
     drop(first);
     Ok(look.snapshot)
 }
 
-/// The same for one who knows already what the Engine told, and does not ask again.
-///
-/// # Errors
-/// As [`observe`].
-pub fn observe_knowing(
-    select: &Select,
-    owners: Owners,
-    topology: Option<Topology>,
-) -> Result<Snapshot, NodeError> {
-    let known = |_: &str| Ok(topology);
-    let (look, first) = look(select, owners, &Options::default(), Way::Netlink, known)?;
-    drop(first);
-    Ok(look.snapshot)
+/// Looks again and again: what makes looking cheap on large machines is kept from one look to the
+/// next.
+#[derive(Debug)]
+pub struct Observer {
+    walker: walk::Walker,
+}
+
+impl Default for Observer {
+    fn default() -> Self {
+        Self { walker: walk::Walker::for_many_looks() }
+    }
+}
+
+impl Observer {
+    /// As [`observe`], knowing already what the Engine told. Where nobody's owner is wanted, the
+    /// tables are walked if there is much in them: sockets have inode and cookie then only where
+    /// those are needed.
+    ///
+    /// # Errors
+    /// As [`observe`].
+    pub fn observe(
+        &mut self,
+        select: &Select,
+        owners: Owners,
+        topology: Option<Topology>,
+    ) -> Result<Snapshot, NodeError> {
+        let known = |_: &str| Ok(topology);
+        let way = if owners == Owners::Nobody { Way::Best } else { Way::Netlink };
+        let options = Options::default();
+        let (look, first) = look(select, owners, &options, (way, &mut self.walker), known)?;
+        drop(first);
+        Ok(look.snapshot)
+    }
 }
 
 /// The same for who wants to know only what it means.
@@ -97,7 +117,8 @@ pub fn check(
     options: &Options,
     way: Way,
 ) -> Result<Checked, NodeError> {
-    let (Look { snapshot, walked }, first) = look(select, owners, options, way, engine::ask)?;
+    let by = (way, &mut walk::Walker::for_one_look());
+    let (Look { snapshot, walked }, first) = look(select, owners, options, by, engine::ask)?;
     let judgement = match first {
         Some(first) => first.conclude(&snapshot),
         None => keepline_core::judge(&snapshot, options),
@@ -116,7 +137,7 @@ fn look(
     select: &Select,
     owners: Owners,
     options: &Options,
-    way: Way,
+    (way, walker): (Way, &mut walk::Walker),
     ask: impl FnOnce(&str) -> engine::Answer + Send,
 ) -> Result<(Look, Option<FirstJudgement>), NodeError> {
     let started = jiff::Timestamp::now();
@@ -141,7 +162,7 @@ fn look(
     }
     let (found, walked, engine) = std::thread::scope(|scope| {
         let engine = scope.spawn(|| ask(&facts.host));
-        let (found, walked) = scan(&places, &facts, way, owners == Owners::All);
+        let (found, walked) = scan(&places, &facts, (way, walker), owners == Owners::All);
         (found, walked, engine.join().expect("asking the Engine does not panic"))
     });
     let mut namespaces = Vec::with_capacity(places.len());
@@ -192,7 +213,7 @@ fn look(
 fn scan(
     places: &[place::Place],
     facts: &Facts,
-    way: Way,
+    (way, walker): (Way, &mut walk::Walker),
     inodes: bool,
 ) -> (Vec<scan::Found>, bool) {
     let kernel_lists_fast = tables::lists_fast(facts);
@@ -200,21 +221,21 @@ fn scan(
         Way::Netlink => false,
         Way::Walk => true,
         // Older ones would have to be walked without `bpf_rdonly_cast`: that is not proven.
-        Way::Best => facts.at_least(6, 2) && walk::is_worth_it(),
+        Way::Best => facts.at_least(6, 2) && walker.is_worth_it(),
     };
     let when = if by_walk { scan::Tables::Later } else { scan::Tables::Now };
     std::thread::scope(|scope| {
         // Takes as long as looking into the places.
-        let programs = by_walk.then(|| scope.spawn(Programs::load));
+        let ready = by_walk.then(|| scope.spawn(|| walker.prepare()));
         let looks = parallel::map(places, |place| {
             Some((place, scan::scan(place, kernel_lists_fast, when)?))
         });
         let (places, mut found): (Vec<_>, Vec<_>) = looks.into_iter().flatten().unzip();
-        let Some(programs) = programs else { return (found, false) };
-        let programs = programs.join().expect("loading programs does not panic");
+        let Some(ready) = ready else { return (found, false) };
+        let tables = ready.join().expect("loading programs does not panic");
         // Whatever the reason is that they cannot be walked: netlink tells the same.
-        let walked = programs.and_then(|it| walk::read(&it, &places, &mut found, inodes));
-        if walked.as_ref().is_ok_and(|walked| *walked) {
+        let walked = tables.map(|it| walk::read(it, &places, &mut found, inodes));
+        if matches!(walked, Some(Ok(true))) {
             return (found, true);
         }
         let left: Vec<_> = places.into_iter().zip(found).map(std::sync::Mutex::new).collect();

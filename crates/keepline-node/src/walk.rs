@@ -3,7 +3,9 @@
 
 use std::{net::SocketAddrV4, sync::Mutex};
 
-use keepline_bpf::tables::{Connections, KeepaliveSeen, SocketSeen, Tables, Walked, Walker};
+use keepline_bpf::tables::{
+    self as programs, Connections, KeepaliveSeen, SocketSeen, Tables, Walked,
+};
 use keepline_core::snapshot::{
     Entry, KeepaliveDefaults, KeepaliveSettings, Namespace, Socket, TcpState, Timer,
 };
@@ -24,7 +26,10 @@ use crate::{
 
 /// From so many sockets on the whole machine a walk is worth the programs' loading, which takes as
 /// long as netlink takes for these.
-const WORTH_IT: u64 = 5_000;
+const WORTH_ONE_LOOK: u64 = 5_000;
+/// From so many where they are loaded once for many looks: netlink walks the same tables again for
+/// each namespace.
+const WORTH_MANY: u64 = 500;
 /// The tables are walked in so many parts, that threads may share them.
 const PARTS: u32 = 16;
 /// So many records are converted before the namespace they are for is locked.
@@ -32,10 +37,50 @@ const AT_ONCE: usize = 1024;
 /// A walk that comes by fewer than one in so many of what the kernel counts has missed its table.
 const MISSED: u64 = 2;
 
-/// Whether there are so many sockets here that a walk pays.
-pub(crate) fn is_worth_it() -> bool {
-    let stat = procfs::net_file("sockstat").ok().and_then(|text| sockstat::parse(&text, "").ok());
-    stat.is_some_and(|stat| stat.alloc >= WORTH_IT)
+/// Who walks, with the programs once they are loaded.
+#[derive(Debug)]
+pub(crate) struct Walker {
+    programs: Programs,
+    worth: u64,
+}
+
+#[derive(Debug)]
+enum Programs {
+    NotLoaded,
+    Loaded(Tables),
+    /// This machine will not have them: not to be tried again and again.
+    Refused,
+}
+
+impl Walker {
+    pub(crate) fn for_one_look() -> Self {
+        Self { programs: Programs::NotLoaded, worth: WORTH_ONE_LOOK }
+    }
+
+    pub(crate) fn for_many_looks() -> Self {
+        Self { programs: Programs::NotLoaded, worth: WORTH_MANY }
+    }
+
+    /// Whether there are so many sockets here that a walk pays.
+    pub(crate) fn is_worth_it(&self) -> bool {
+        if matches!(self.programs, Programs::Refused) {
+            return false;
+        }
+        let text = procfs::net_file("sockstat").ok();
+        let stat = text.and_then(|text| sockstat::parse(&text, "").ok());
+        stat.is_some_and(|stat| stat.alloc >= self.worth)
+    }
+
+    /// Loads the programs, unless they are. None where the kernel refuses them.
+    pub(crate) fn prepare(&mut self) -> Option<&Tables> {
+        if matches!(self.programs, Programs::NotLoaded) {
+            self.programs = Tables::load().map_or(Programs::Refused, Programs::Loaded);
+        }
+        match &self.programs {
+            Programs::Loaded(tables) => Some(tables),
+            Programs::NotLoaded | Programs::Refused => None,
+        }
+    }
 }
 
 /// Reads what `found` has left for later, in the order of its places. False where it could not be
@@ -60,7 +105,8 @@ pub(crate) fn read(
     };
     let gathered = Gathered::new(found);
     let parts = parts(tables, connections, expected)?;
-    let walkers: Vec<Walker<'_>> = (0..parallel::workers()).map(|at| tables.walker(at)).collect();
+    let walkers: Vec<programs::Walker<'_>> =
+        (0..parallel::workers()).map(|at| tables.walker(at)).collect();
     let walkers = Mutex::new(walkers);
     let lock = || walkers.lock().expect("who holds this does not panic");
     let walked = parallel::map(&parts, |part| {
@@ -217,7 +263,7 @@ impl Gathered {
 
     fn walk(
         &self,
-        walker: &mut Walker<'_>,
+        walker: &mut programs::Walker<'_>,
         part: &Part,
         inodes: bool,
     ) -> Result<Walked, keepline_bpf::Error> {

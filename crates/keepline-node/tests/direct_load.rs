@@ -22,7 +22,7 @@ use std::{
 use keepline_bpf::{Direct, direct::Config, place::cgroup_root};
 use keepline_core::plan::{self, DirectBackend, DirectService};
 use keepline_node::{
-    Owners, Select, act, answered_directly, observe_knowing,
+    Observer, Owners, Select, act, answered_directly,
     run::{Exclusive, standing},
     undo,
 };
@@ -230,7 +230,7 @@ fn follow() -> ! {
     let table = PathBuf::from(variable("KEEPLINE_TEST_TABLE"));
     let netns = variable("KEEPLINE_TEST_NETNS").split(' ').map(str::to_owned).collect();
     let select = Select { netns, ..Select::default() };
-    let snapshot = observe_knowing(&select, Owners::Nobody, None).unwrap();
+    let snapshot = Observer::default().observe(&select, Owners::Nobody, None).unwrap();
     let mut known = answered_directly().unwrap();
     loop {
         let services = read_table(&table);

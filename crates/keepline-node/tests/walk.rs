@@ -13,10 +13,10 @@ use std::{
 
 use common::{Nat, Netns, find, run};
 use keepline_core::{
-    Options, Session, Verdict,
+    Options, Session, Verdict, judge,
     snapshot::{Entry, KeepaliveSettings, Namespace, Socket},
 };
-use keepline_node::{Checked, Owners, Select, Way, check};
+use keepline_node::{Checked, Observer, Owners, Select, Way, check};
 
 #[track_caller]
 fn look(way: Way, owners: Owners) -> Checked {
@@ -179,6 +179,37 @@ fn a_walk_asks_for_what_it_needs_of_a_socket_only() {
     assert_eq!(socket.cookie, rustix::net::sockopt::socket_cookie(&client).unwrap());
     assert_ne!(socket.inode, 0);
     drop(server);
+}
+
+/// As the guard does: what was loaded for one look serves the next.
+#[test]
+fn who_looks_again_and_again_walks_from_fewer_sockets_on() {
+    skip_if_impossible!();
+    const SESSIONS: usize = 300;
+    let nat = Nat::new();
+    let listener = nat.listen();
+    let sessions: Vec<_> = (0..SESSIONS).map(|_| nat.session(&listener)).collect();
+    let lost = sessions[7].0.local_addr().unwrap();
+    let (director, port) = (&nat.director.name, lost.port());
+    run(&format!("ip netns exec {director} conntrack -D -p tcp --orig-port-src {port}"));
+    let mut observer = Observer::default();
+    let mut look = |owners| {
+        let snapshot = observer.observe(&Select::default(), owners, None).unwrap();
+        let judgement = judge(&snapshot, &Options::default());
+        let own = judgement.sessions.iter().filter(|it| it.server == nat.vip);
+        let (orphans, others): (Vec<_>, Vec<_>) =
+            own.partition(|it| it.verdict == Verdict::Orphaned);
+        assert_eq!(orphans.iter().map(|it| it.client).collect::<Vec<_>>(), [lost]);
+        assert!(others.len() >= SESSIONS - 1, "{}", others.len());
+        let sockets = &find(&snapshot, &nat.client).sockets;
+        assert_eq!(sockets.len(), SESSIONS);
+        sockets.iter().filter(|it| it.cookie != 0).map(|it| it.local).collect::<Vec<_>>()
+    };
+    for _ in 0..2 {
+        // Whom it looked at twice has got a cookie, the others were only walked by.
+        assert_eq!(look(Owners::Nobody), [lost]);
+    }
+    assert_eq!(look(Owners::MostUrgent(0)).len(), SESSIONS, "by netlink all have cookies");
 }
 
 #[test]

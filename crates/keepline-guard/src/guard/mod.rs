@@ -16,7 +16,7 @@ use keepline_core::{
     snapshot::{Scope, Select},
 };
 use keepline_node::{
-    Balance,
+    Balance, Observer,
     run::{self, Holding},
 };
 use sd_notify::NotifyState;
@@ -92,6 +92,7 @@ struct Guard {
     invalid_in_file: Vec<Invalid>,
     remembered: Remembered,
     engine: Engine,
+    observer: Observer,
     memory: Memory,
     started: Instant,
     written: Option<Instant>,
@@ -125,6 +126,7 @@ impl Guard {
             invalid_in_file,
             remembered: Remembered::default(),
             engine: Engine::default(),
+            observer: Observer::default(),
             memory: Memory::default(),
             started: Instant::now(),
             written: None,

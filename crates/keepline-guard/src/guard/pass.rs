@@ -57,7 +57,7 @@ impl Guard {
         let by_direct = policies.any(Strategy::Direct);
         self.followed = by_direct.then(|| self.followed.take().unwrap_or_default());
         self.followed.iter_mut().for_each(Balance::begin);
-        let mut snapshot = keepline_node::observe_knowing(&self.select, owners, topology)?;
+        let mut snapshot = self.observer.observe(&self.select, owners, topology)?;
         self.followed.iter_mut().for_each(|balance| balance.follow(&snapshot));
         self.hold(&policies, &mut snapshot, &mut troubles);
         let judgement = judge(&snapshot, &keepline_core::Options::default());

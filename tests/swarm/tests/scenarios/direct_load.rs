@@ -110,7 +110,13 @@ fn scale(ground: &Ground, replicas: u32) {
 
 scenario! {
     fn a_hundred_clients_while_tasks_are_scaled_updated_and_killed(ground) {
-        ground.service("busy", "--replicas 2 --network net1 --update-delay 3s");
+        // Python takes seconds to listen in an emulated guest, and the Swarm sends clients at once.
+        ground.run(
+            1,
+            "docker service create -q --detach --no-resolve-image --stop-grace-period 1s --name busy \
+               --replicas 2 --network net1 --update-delay 3s --mount type=bind,src=/payload,dst=/payload \
+               peer /payload/keepline lab peer serve --ports 7000-7000 >/dev/null",
+        );
         scale(ground, 2);
         let follower = Follower::start(ground);
         let load = Load::start(ground);
@@ -135,6 +141,7 @@ scenario! {
         let (told, watched) = load.end();
         println!("{told}\n{watched:#}");
         drop(follower);
+        ground.run(1, "docker service rm busy >/dev/null");
 
         let left = watched["left"].as_array().expect("a list");
         assert!(left.len() >= 9, "five scaled down, three updated, one killed: {watched:#}");
@@ -143,7 +150,12 @@ scenario! {
         for it in left {
             let late = number(it, "last") - number(it, "left");
             println!("{}: connected until {late:.1} s after it left the table", it["address"]);
-            latest = latest.max(late);
+            // Its tasks tell their clients themselves, if they end at all.
+            if it["whole"] == true {
+                println!("  with its whole service");
+            } else {
+                latest = latest.max(late);
+            }
         }
         let slowest = watched["slowest"].as_f64().expect("a number");
         println!("the latest {latest:.1} s (aim {SOON} s); a look took up to {slowest:.1} s");

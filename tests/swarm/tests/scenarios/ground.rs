@@ -133,8 +133,13 @@ impl Ground {
 
     /// Runs a script that must succeed in a node; gives its output.
     pub fn run(&self, node: u8, script: &str) -> String {
+        self.run_within(node, script, PATIENCE)
+    }
+
+    /// The same for a script that takes longer than anything else.
+    pub fn run_within(&self, node: u8, script: &str, limit: Duration) -> String {
         let started = Instant::now();
-        let output = self.node(node).ok_within(&format!("{HEAD}{script}"), PATIENCE);
+        let output = self.node(node).ok_within(&format!("{HEAD}{script}"), limit);
         told(node, started, script);
         output.unwrap_or_else(|error| panic!("{error}"))
     }

@@ -1,7 +1,7 @@
 """Many clients that come and go, in one process: connections to a server of peer.py.
 
 visitors.py HOST PORT COUNT
-    Each connects, exchanges a line, waits in silence, exchanges another, closes, and so on.
+    The name is looked up once. Each connects, exchanges a line, waits in silence, exchanges another, closes, and so on.
     Prints "started" when all have connected once. "end" on stdin ends them.
 Then prints one line of JSON: how many connections were made, how those ended that ended early
 (aborted by the own kernel, reset, or closed by the server), and every connect that failed, each
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+address, port, count = socket.gethostbyname(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 lock, stop = threading.Lock(), threading.Event()
 told = {"connected": 0, "aborted": 0, "reset": 0, "closed": 0, "failed": [], "silent": 0}
 first = set()
@@ -34,7 +34,7 @@ def exchange(sock):
 def visit(number):
     begun = time.time()
     try:
-        sock = socket.create_connection((host, port), timeout=60)
+        sock = socket.create_connection((address, port), timeout=60)
     except OSError as error:
         with lock:
             told["failed"].append([begun, time.time(), repr(error)])

@@ -3,7 +3,9 @@
 watch.py PID TARGET
     PID: a process of the client. Looks five times a second, until the file TARGET.stop is there.
 Writes to TARGET, as JSON, for each backend that left the table: its address, when it got weight 0,
-when it left, and when the client's last connection to it was seen after that (made or being made).
+when it left, whether its service left as a whole (a director that is made anew, a Swarm that takes the
+other node for dead), and when the client's last connection to it was seen after that (made or being
+made).
 """
 import json
 import os
@@ -17,12 +19,14 @@ table, left, slowest, drained = {}, [], 0.0, {}
 
 
 def backends():
-    found = {}
+    """Services, and what each balances to, by weight."""
+    found, service = {}, None
     for line in open("/proc/net/ip_vs"):
         words = line.split()
-        if words[:1] == ["->"] and ":" in words[1] and "Address" not in words[1]:
-            address = socket.inet_ntoa(bytes.fromhex(words[1].split(":")[0]))
-            found[address] = max(found.get(address, 0), int(words[3]))
+        if words[:1] == ["FWM"]:
+            service = found.setdefault(words[1], {})
+        elif words[:1] == ["->"] and service is not None and "Address" not in words[1]:
+            service[socket.inet_ntoa(bytes.fromhex(words[1].split(":")[0]))] = int(words[3])
     return found
 
 
@@ -42,16 +46,17 @@ while not os.path.exists(target + ".stop"):
     now = time.time()
     slowest, last = max(slowest, now - last), now
     current, open_to = backends(), connected()
-    for address in set(table) - set(current):
-        left.append({"address": address, "drained": drained.get(address), "left": now, "last": now, "over": False})
-    for address, weight in current.items():
-        if weight == 0 and table.get(address):
-            drained[address] = now
-        elif weight:
-            drained.pop(address, None)
+    there = {address: weight for service in current.values() for address, weight in service.items()}
+    for mark, service in table.items():
+        for address in set(service) - set(there):
+            left.append({"address": address, "drained": drained.get(address), "left": now,
+                         "last": now, "over": False, "whole": mark not in current})
+        for address, weight in service.items():
+            if weight and there.get(address) == 0:
+                drained[address] = now
     for it in left:
         # The address may be given to another task.
-        it["over"] = it["over"] or it["address"] in current
+        it["over"] = it["over"] or it["address"] in there
         if not it["over"] and it["address"] in open_to:
             it["last"] = now
     table = current

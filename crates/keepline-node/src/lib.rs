@@ -221,7 +221,8 @@ fn scan(
         Way::Netlink => false,
         Way::Walk => true,
         // Older ones would have to be walked without `bpf_rdonly_cast`: that is not proven.
-        Way::Best => facts.at_least(6, 2) && walker.is_worth_it(),
+        // Older ones are not proven.
+        Way::Best => facts.at_least(6, 1) && walker.is_worth_it(),
     };
     let when = if by_walk { scan::Tables::Later } else { scan::Tables::Now };
     std::thread::scope(|scope| {

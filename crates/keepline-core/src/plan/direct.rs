@@ -118,7 +118,7 @@ pub(super) fn machine(snapshot: &Snapshot) -> Option<&Namespace> {
 }
 
 /// Whether the service with this address was asked for, if services were.
-fn wanted(snapshot: &Snapshot, director: &Namespace, vip: IpAddr) -> bool {
+pub(super) fn wanted(snapshot: &Snapshot, director: &Namespace, vip: IpAddr) -> bool {
     if snapshot.asked.services.is_empty() || director.selected {
         return true;
     }

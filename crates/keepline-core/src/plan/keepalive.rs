@@ -3,13 +3,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 
 use super::{
     Action, Change, KeepaliveChange, KeepaliveRule, KeepaliveRules, KeepaliveTimes, Place, Plan,
     SocketId, What,
-    direct::{clients, machine},
+    direct::{clients, machine, wanted},
     directors,
     timeout::sysctl,
 };
@@ -154,11 +155,10 @@ fn to_come(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish, plan
             let times = times(wish, timeout(*at).unwrap_or(shortest));
             for client in clients(snapshot, judgement, *at) {
                 let Some(netns) = snapshot.namespaces[client].cookie else { continue };
-                // A client's peer is the virtual address, a backend's the director's own.
-                let peers = &snapshot.namespaces[*at].addresses;
-                rules.rules.extend(peers.iter().map(|peer| KeepaliveRule {
+                let peers = peers(snapshot, *at, client);
+                rules.rules.extend(peers.map(|peer| KeepaliveRule {
                     netns,
-                    peer: Some(*peer),
+                    peer: Some(peer),
                     times,
                 }));
             }
@@ -172,6 +172,25 @@ fn to_come(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish, plan
             what: What::NewSockets { before: None, after: Some(rules) },
         });
     }
+}
+
+/// Whom connections of a namespace are with that go through a director and were asked for: a client's
+/// peer is the virtual address, a backend's the director's own.
+fn peers(snapshot: &Snapshot, director: usize, client: usize) -> impl Iterator<Item = IpAddr> {
+    let director = &snapshot.namespaces[director];
+    let topology = snapshot.topology.as_ref();
+    let network = topology.and_then(|it| it.network_of_director(director.file()));
+    let holder = snapshot.namespaces[client].container.as_ref();
+    let serves = move || {
+        let id = holder.map(|it| &it.id);
+        let container = topology.and_then(|it| it.containers.iter().find(|it| Some(&it.id) == id));
+        let service = container.and_then(|it| it.service.as_ref());
+        service.is_some_and(|service| snapshot.asked.services.contains(&service.name))
+    };
+    director.addresses.iter().copied().filter(move |peer| {
+        let is_virtual = network.is_some_and(|it| it.service_at(*peer).is_some());
+        wanted(snapshot, director, *peer) || !is_virtual && serves()
+    })
 }
 
 fn times(wish: KeepaliveWish, timeout: Duration) -> KeepaliveTimes {

@@ -1,17 +1,18 @@
 //! What holds where, and what one pass of the guard makes of it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use keepline_core::{
     Judgement, Options, Snapshot, judge,
     plan::{
-        self, Action, Change, InForce, Memory, Pass, Place, Plan, What,
+        self, Action, Change, InForce, KeepaliveRule, KeepaliveWish, Memory, Pass, Place, Plan,
+        What,
         journal::{By, Standing, squashed},
         reconcile,
     },
     policy::{Layer, Policies, Remembered, Rules, Source, Strategy, label_faults},
     session::Table,
-    snapshot::{Mark, ServiceId, Topology},
+    snapshot::{Mark, Select, ServiceId, Topology, topology::Named},
 };
 
 use crate::{build::*, names::topology};
@@ -361,6 +362,38 @@ fn one_service_gets_keepalive_and_its_neighbour_does_not() {
     assert!(peers.contains(&address(VIP).ip()), "{peers:?}");
     assert!(!peers.contains(&"10.0.1.9".parse().unwrap()), "{peers:?}");
     assert!(changes.iter().any(|it| matches!(it.what, What::Keepalive { .. })));
+}
+
+/// By hand the same; and a backend's connections come from the director's own address.
+#[test]
+fn keepalive_that_is_asked_for_one_service_is_of_no_other() {
+    let (mut snapshot, mut topology) = two_services();
+    let named = |name: &str| Some(Named { id: name.to_owned(), name: name.to_owned() });
+    topology.containers[1].service = named("db");
+    topology.services[1].name = "web".to_owned();
+    snapshot.join(topology);
+    let told = |name: &str| {
+        let mut snapshot = snapshot.clone();
+        let select = Select { services: vec![name.to_owned()], ..Select::default() };
+        snapshot.select(&select, &BTreeSet::new()).unwrap();
+        let judgement = judge(&snapshot, &Options::default());
+        let plan = plan::keepalive(&snapshot, &judgement, KeepaliveWish::default());
+        let rules = plan.changes.into_iter().find_map(|it| match it.what {
+            What::NewSockets { after, .. } => after,
+            _ => None,
+        });
+        let of = |it: KeepaliveRule| (it.netns, it.peer.unwrap().to_string());
+        rules.unwrap().rules.into_iter().map(of).collect::<BTreeSet<_>>()
+    };
+    let netns = |at: usize| snapshot.namespaces[at].cookie.unwrap();
+    let own = snapshot.namespaces[DIRECTOR].addresses.iter().map(ToString::to_string);
+    let own: Vec<String> = own.filter(|it| it != "10.0.1.2" && it != "10.0.1.9").collect();
+    let mut expected =
+        BTreeSet::from([CLIENT, BACKEND].map(|at| (netns(at), "10.0.1.2".to_owned())));
+    expected.extend(own.into_iter().map(|own| (netns(BACKEND), own)));
+    assert_eq!(told("db"), expected);
+    let neighbour = [CLIENT, BACKEND].map(|at| (netns(at), "10.0.1.9".to_owned()));
+    assert_eq!(told("web"), BTreeSet::from(neighbour));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use common::{
     foreign::{Foreign, Statistics, attached},
     helped, helper, is_mounted,
     net::{Net, VIP, apply, backends, parse, service, spread, vip},
+    other_version::OtherVersion,
     wait_for,
 };
 use keepline_bpf::{
@@ -134,6 +135,48 @@ fn replaced_and_killed_under_load_without_a_failure() {
         assert_eq!(attached(&place.cgroup, hook).len(), 1);
     }
     assert_eq!(Direct::read(&place.bpffs).unwrap().unwrap().services, services);
+}
+
+#[test]
+fn another_versions_programs_are_replaced_under_load_and_taken_off() {
+    skip_if_impossible!();
+    let (place, net) = (Place::new(), Net::new(&HOSTS));
+    let two = service(&net.netns, &first(2));
+    let mut client = net.client(Language::Python, &place);
+    // It mounts what pins need.
+    apply(&place, vec![two.clone()]);
+    OtherVersion::apply(&place, &two);
+    let answers = spread(&mut client, VIP, 20);
+    assert!(answers.keys().eq(&HOSTS[..2]), "it does work: {answers:?}");
+    // What it has cannot be read or changed, and that is said.
+    for refused in [
+        Direct::read(&place.bpffs).map(drop),
+        Direct::update(&place.bpffs, std::slice::from_ref(&two)).map(drop),
+    ] {
+        let why = refused.unwrap_err().to_string();
+        assert!(why.contains("of another version: apply it again"), "{why}");
+    }
+    // Forwards and back.
+    let changes = under_load(&place, &net, |number| {
+        if number.is_multiple_of(2) {
+            apply(&place, vec![service(&net.netns, &first(1 + number as usize % 6))]);
+        } else {
+            OtherVersion::apply(&place, &two);
+        }
+    });
+    println!("replaced {changes} times");
+    let services = vec![two.clone()];
+    apply(&place, services.clone());
+    assert_eq!(Direct::read(&place.bpffs).unwrap().unwrap().services, services);
+    for hook in HOOKS {
+        assert_eq!(attached(&place.cgroup, hook).len(), 1);
+    }
+    OtherVersion::apply(&place, &two);
+    assert!(Direct::remove(&place.bpffs).unwrap());
+    for hook in HOOKS {
+        assert_eq!(attached(&place.cgroup, hook), [0; 0]);
+    }
+    assert!(!place.bpffs.exists(), "nothing is left of another version's either");
 }
 
 #[test]

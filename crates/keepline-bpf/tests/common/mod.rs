@@ -5,6 +5,7 @@
 
 pub mod foreign;
 pub mod net;
+pub mod other_version;
 
 use std::{
     fs,

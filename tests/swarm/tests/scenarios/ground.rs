@@ -86,6 +86,7 @@ fn make() -> Result<Guests, String> {
         ("guest.sh", include_str!("guest.sh")),
         ("visitors.py", include_str!("visitors.py")),
         ("watch.py", include_str!("watch.py")),
+        ("kill_at.py", include_str!("kill_at.py")),
         ("article.sh", include_str!("article.sh")),
     ] {
         std::fs::write(payload.path().join(name), text).map_err(|error| error.to_string())?;

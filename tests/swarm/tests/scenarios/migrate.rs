@@ -135,12 +135,12 @@ scenario! {
     }
 }
 
-/// `killed SERVICE STEP ARGUMENTS…` in a guest: begins it, and kills it when it says that the step
+/// `killed SERVICE STEP ARGUMENTS…` in a guest: begins it, and kills it as soon as it says that the step
 /// begins. A step is told by its words: a run that is resumed counts from where it begins.
 const KILLED: &str = r#"
 mkdir -p /run/crash; rm -f /run/crash/*
 killed() {
-  local service=$1 step=$2 words log=/run/crash/$1.$2; shift 2
+  local service=$1 step=$2 words; shift 2
   case $step in
   2) words="wait until 1 task of $service-keepline run" ;;
   3) words="look up $service in each network: it must lead to $service-keepline$" ;;
@@ -151,15 +151,8 @@ killed() {
   8) words="look up $service in each network: it must lead to $service$" ;;
   9) words="remove $service-keepline$" ;;
   esac
-  : >$log
-  keepline migrate $service "$@" --yes 2>$log >&2 & local process=$!
-  until grep -q "^\[[0-9]*/[0-9]*\] $words" $log; do
-    kill -0 $process || { echo "$service ended before $step"; cat $log >&2; return 1; }
-    sleep 0.2
-  done
-  echo "$SECONDS s: $service begins step $step" | tee -a /run/crash/told
-  kill -9 $process; wait $process 2>/dev/null
-  return 0
+  python3 /payload/kill_at.py "$words" keepline migrate $service "$@" --yes || return
+  echo "$SECONDS s: $service killed at step $step"
 }
 # What follows when SERVICE is taken up with --resume or --rollback: the ninth step may have been done
 # by the time it was killed, and then there is no copy to take it up from.
@@ -168,7 +161,7 @@ taken_up() {
   sleep 1 # A request that was on its way is carried out.
   engine /services/$1-keepline >/dev/null || expected=1
   keepline migrate $1 $2 --yes >/run/crash/$1.end 2>&1
-  [ $? = $expected ] && taken=$expected || { cat /run/crash/$1.end >&2; return 1; }
+  [ $? = $expected ] && taken=$expected || { cat /run/crash/$1.end; return 1; }
 }
 back() {
   local service=$1 step taken; shift
@@ -201,7 +194,7 @@ scenario! {
                 "{KILLED}
                  back back1 2 5 8 & lanes=$!; back back2 4 7 & lanes+=\" $!\"
                  back back3 3 6 9 & lanes+=\" $!\"; onward & lanes+=\" $!\"
-                 (sleep {}; tail -n 5 /run/crash/* >&2) & teller=$!
+                 (sleep {}; tail -n 5 /run/crash/*) & teller=$!
                  wait $lanes; kill $teller",
                 EIGHT_MIGRATIONS.as_secs() - 20
             ),

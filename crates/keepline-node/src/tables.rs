@@ -20,7 +20,10 @@ use keepline_kernel::{
 use keepline_wire::{
     conntrack, genl, ipvs,
     nl::WireError,
-    proc::{ip_vs_conn, nf_conntrack_stat},
+    proc::{
+        ip_vs_conn,
+        nf_conntrack_stat::{self, ConntrackStat},
+    },
 };
 
 use crate::scan::{Found, Tables};
@@ -216,20 +219,28 @@ fn ipvs_state(state: ip_vs_conn::State) -> EntryState {
 
 /// How many entries of every kind the current namespace has; None where there is no conntrack.
 pub(crate) fn entries_in_use() -> Option<u64> {
-    procfs::sysctl("net/netfilter/nf_conntrack_count")
+    conntrack_stat().map(|stat| stat.entries)
+}
+
+/// Not by the sysctls where the table of statistics is there, too: the kernel looks a setting up among
+/// those of all namespaces that anybody has asked for (`proc_sys_compare`), which for 10,000 of them
+/// takes milliseconds.
+fn conntrack_stat() -> Option<ConntrackStat> {
+    let text = procfs::net_file("stat/nf_conntrack").ok();
+    text.and_then(|text| nf_conntrack_stat::parse(&text).ok()).or_else(|| {
+        let entries = procfs::sysctl("net/netfilter/nf_conntrack_count")?;
+        Some(ConntrackStat { entries, ..ConntrackStat::default() })
+    })
 }
 
 /// Reads conntrack of the current namespace, if it is active: it holds entries, or nat chains
 /// have switched it on (its hooks are lazy, `nf_ct_netns_get`).
 pub(crate) fn read_conntrack(found: &mut Found, tables: Tables) {
-    let Some(count) = entries_in_use() else { return };
+    let Some(stat) = conntrack_stat() else { return };
+    let count = stat.entries;
     if count == 0 && !found.namespace.translates {
         return;
     }
-    let stat = procfs::net_file("stat/nf_conntrack")
-        .ok()
-        .and_then(|text| nf_conntrack_stat::parse(&text).ok())
-        .unwrap_or_default();
     found.namespace.conntrack = Some(Conntrack {
         count,
         max: procfs::sysctl("net/netfilter/nf_conntrack_max"),

@@ -18,6 +18,14 @@ use crate::{
 pub fn direct(snapshot: &Snapshot, judgement: &Judgement, known: Option<&[DirectService]>) -> Plan {
     let mut plan = Plan::new(Action::Direct);
     let services = services(snapshot, judgement, &mut plan);
+    let asked = &snapshot.asked.services;
+    if services.is_empty() && !asked.is_empty() && plan.refused.is_empty() {
+        plan.refuse(
+            asked.join(", "),
+            "no director of this node balances to it: it has no task at the moment, no virtual address \
+             (dnsrr), or no task of its network is here",
+        );
+    }
     if !services.is_empty() {
         match known {
             Some(known) => plan.changes = turn(snapshot, known, services).changes,

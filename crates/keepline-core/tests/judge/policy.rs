@@ -397,6 +397,24 @@ fn keepalive_that_is_asked_for_one_service_is_of_no_other() {
 }
 
 #[test]
+fn a_service_that_nobody_balances_is_not_answered_in_silence() {
+    let (mut snapshot, topology) = two_services();
+    snapshot.join(topology);
+    let select = Select { services: vec!["db".to_owned()], ..Select::default() };
+    snapshot.select(&select, &BTreeSet::new()).unwrap();
+    let plan = |snapshot: &Snapshot| {
+        let judgement = judge(snapshot, &Options::default());
+        plan::direct(snapshot, &judgement, None)
+    };
+    assert!(plan(&snapshot).refused.is_empty());
+    snapshot.namespaces[DIRECTOR].ipvs.as_mut().unwrap().services.clear();
+    let plan = plan(&snapshot);
+    assert!(plan.changes.is_empty());
+    let [refused] = plan.refused.as_slice() else { panic!("{:?}", plan.refused) };
+    assert_eq!(refused.what, "db");
+}
+
+#[test]
 fn one_service_is_rehashed_and_its_neighbour_is_not() {
     let pass = with_label("strategy", "rehash");
     let rehash = pass.plans.iter().find(|it| it.action == Action::Rehash).unwrap();

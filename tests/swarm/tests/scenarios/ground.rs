@@ -87,6 +87,10 @@ fn make() -> Result<Guests, String> {
         ("visitors.py", include_str!("visitors.py")),
         ("watch.py", include_str!("watch.py")),
         ("kill_at.py", include_str!("kill_at.py")),
+        ("Dockerfile", include_str!("../../../../packaging/container/Dockerfile")),
+        ("stack.yml", include_str!("../../../../packaging/swarm/stack.yml")),
+        ("launcher.yml", include_str!("../../../../packaging/swarm/launcher.yml")),
+        ("config.toml", include_str!("../../../../packaging/config.toml")),
         ("article.sh", include_str!("article.sh")),
     ] {
         std::fs::write(payload.path().join(name), text).map_err(|error| error.to_string())?;

@@ -7,6 +7,7 @@
 mod change;
 mod check;
 mod crowd;
+mod deployed;
 mod direct;
 mod direct_load;
 mod ground;

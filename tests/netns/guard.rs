@@ -294,21 +294,14 @@ fn the_control_socket_is_root_s() {
     assert!(guard.get("/status").starts_with("HTTP/1.1 404"));
     assert!(guard.get("/reload").starts_with("HTTP/1.1 404"));
     // Over the socket it can be asked to look now, and to read its file again.
-    let ask = |line: &str| {
-        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-        write!(stream, "{line} HTTP/1.0\r\nHost: guard\r\nContent-Length: 0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    };
-    let told = ask("GET /status");
+    let told = run.ask("GET /status");
     assert!(told.contains(r#""schema":"keepline.guard/v1""#), "{told}");
     let looks = || guard.metric("keepline_scan_duration_seconds_count").unwrap();
     let before = looks();
-    assert!(ask("POST /look").starts_with("HTTP/1.0 204"));
+    assert!(run.ask("POST /look").starts_with("HTTP/1.0 204"));
     wait_for("it has looked", || looks() > before);
     fs::write(&guard.file, "strategy = \"of\"\n").unwrap();
-    assert!(ask("POST /reload").starts_with("HTTP/1.0 204"));
+    assert!(run.ask("POST /reload").starts_with("HTTP/1.0 204"));
     wait_for("it has read its file", || guard.metric("keepline_policy_invalid") == Some(1.0));
     let kept = fs::read_to_string(format!("/proc/{}/status", guard.child.id())).unwrap();
     let kept = kept.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();

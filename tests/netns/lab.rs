@@ -1,6 +1,10 @@
 //! A lab that is taken down with its owner, and the program that is tested.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::Command,
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 use serde_json::Value;
 
@@ -41,6 +45,18 @@ pub fn impossible() -> Option<String> {
         }
     }
     None
+}
+
+static TURN: RwLock<()> = RwLock::new(());
+
+/// The right to this machine together with others who have it so.
+pub fn beside_others() -> RwLockReadGuard<'static, ()> {
+    TURN.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The right to this machine alone.
+pub fn alone() -> RwLockWriteGuard<'static, ()> {
+    TURN.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A running lab of the nat layout.

@@ -6,18 +6,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-/// Leaves a test that cannot run here, aloud.
+/// Leaves a test that cannot run here, aloud. It runs beside others, or `alone`.
 macro_rules! needs_root_and_nft {
     () => {
+        needs_root_and_nft!(beside_others);
+    };
+    ($turn:ident) => {
         if let Some(why) = $crate::lab::impossible() {
             assert!(std::env::var_os("CI").is_none(), "cannot run in CI: {why}");
             println!("SKIP: {why}");
             return;
         }
+        let _turn = $crate::lab::$turn();
     };
 }
 
 mod act;
+mod day;
 mod guard;
 mod lab;
 mod lent;

@@ -1,6 +1,8 @@
 //! What a test that changes something needs: a journal of its own, and a look at what is set.
 
 use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     thread::sleep,
@@ -42,6 +44,17 @@ impl Run {
         let (status, text) = self.keepline(arguments);
         assert_eq!(status, 0, "{arguments:?}: {text}");
         text
+    }
+
+    /// Asks the guard over its control socket; the answer, empty where nobody listens.
+    pub fn ask(&self, line: &str) -> String {
+        let Ok(mut stream) = UnixStream::connect(self.0.join("guard.sock")) else {
+            return String::new();
+        };
+        write!(stream, "{line} HTTP/1.0\r\nHost: guard\r\nContent-Length: 0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 }
 

@@ -63,13 +63,15 @@ impl Bell {
         self.rope.clone()
     }
 
-    /// Waits for a ring; the gravest of those that come together. None when time has run out.
+    /// Waits for a ring; the gravest of those that come together. Who asks for a look gets it at once,
+    /// together with those who asked before it. None when time has run out.
     pub(crate) fn wait(&self, time: Duration) -> Option<Ring> {
         let mut ring = match self.heard.recv_timeout(time) {
             Ok(ring) => ring,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
         };
-        let until = Instant::now() + CROWD;
+        let crowd = if ring == Ring::Asked { Duration::ZERO } else { CROWD };
+        let until = Instant::now() + crowd;
         while ring != Ring::Stop {
             let left = until.saturating_duration_since(Instant::now());
             match self.heard.recv_timeout(left) {
@@ -172,5 +174,26 @@ fn watch(folder: &Path, rope: &Sender<Ring>) -> Option<()> {
             Err(rustix::io::Errno::INTR) => {}
             Err(_) => return Some(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_does_not_wait_for_a_crowd() {
+        let bell = Bell::new();
+        let rope = bell.rope();
+        for ring in [Ring::Asked, Ring::Asked, Ring::Reload] {
+            rope.send(ring).unwrap();
+        }
+        let begun = Instant::now();
+        assert_eq!(bell.wait(Duration::ZERO), Some(Ring::Reload), "all that is there is one");
+        assert!(begun.elapsed() < CROWD);
+        assert_eq!(bell.wait(Duration::ZERO), None);
+        rope.send(Ring::Engine).unwrap();
+        assert_eq!(bell.wait(Duration::ZERO), Some(Ring::Engine));
+        assert!(begun.elapsed() >= CROWD, "more of the same may come");
     }
 }

@@ -7,8 +7,9 @@ use std::process::Child;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::Error;
+use crate::qmp::Qmp;
 use crate::vm::Machine;
+use crate::{BOOT_TIMEOUT, Error};
 
 /// How long a command may run if nothing else is said.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
@@ -36,6 +37,7 @@ pub struct Guest {
     process: Mutex<Child>,
     console: Mutex<File>,
     port: Mutex<Port>,
+    qmp: Mutex<Qmp>,
 }
 
 #[derive(Debug)]
@@ -72,11 +74,15 @@ impl Guest {
                 }
             }
         };
+        // Both sockets are there before the machine runs.
+        let qmp = Qmp::connect(&machine.qmp())
+            .map_err(|source| Error::io("connect to QEMU's control socket", source))?;
         Ok(Self {
             node: machine.node,
             process: Mutex::new(process),
             console: Mutex::new(console),
             port: Mutex::new(Port { reader: BufReader::new(stream), last: 0, broken: false }),
+            qmp: Mutex::new(qmp),
         })
     }
 
@@ -87,6 +93,18 @@ impl Guest {
             Ok(_) => Ok(()),
             Err(source) => Err(self.lost(&mut port, "did not come up", &source)),
         }
+    }
+
+    /// Resets the machine, its disk written, and waits until it takes commands again. What was on
+    /// its disk is there again, and nothing else: no process, no Engine.
+    ///
+    /// # Errors
+    /// It does not come up again in time.
+    pub fn reboot(&self) -> Result<(), Error> {
+        self.ok("sync")?;
+        let reset = locked(&self.qmp).reset();
+        reset.map_err(|source| Error::io(format!("reset guest {}", self.node), source))?;
+        self.wait_ready(Instant::now() + BOOT_TIMEOUT)
     }
 
     /// Runs a bash script in the guest as root and waits for it, two minutes at most. Processes

@@ -21,6 +21,7 @@ mod guest;
 mod hub;
 pub mod oracle;
 mod preflight;
+mod qmp;
 mod vm;
 
 use std::path::Path;

@@ -35,6 +35,11 @@ impl Machine<'_> {
         self.dir.join(format!("port{}", self.node))
     }
 
+    /// The socket by which QEMU itself takes commands.
+    pub(crate) fn qmp(&self) -> PathBuf {
+        self.dir.join(format!("qmp{}", self.node))
+    }
+
     /// The log of the serial console, and of QEMU's own messages.
     pub(crate) fn console(&self) -> PathBuf {
         self.dir.join(format!("console{}", self.node))
@@ -69,6 +74,7 @@ impl Machine<'_> {
             format!("socket,id=port,server=on,wait=off,path={}", self.socket().display()),
         );
         option("-device", "virtserialport,chardev=port,name=keepline".into());
+        option("-qmp", format!("unix:{},server=on,wait=off", self.qmp().display()));
         // snapshot=on: writes go to a nameless temporary file; all guests share the image.
         option(
             "-drive",

@@ -146,11 +146,7 @@ scenario! {
         );
         assert_eq!(check.status, 0, "{:#}", check.json);
 
-        ground.run(
-            2,
-            "(setsid dockerd >>/var/log/dockerd.log 2>&1 &)
-             answers() { docker info >/dev/null 2>&1; }; wait_for answers",
-        );
+        ground.run(2, "start_dockerd; wait_for dockerd_answers");
         ground.run(
             2,
             &format!(

@@ -1,5 +1,7 @@
 //! Many clients whose silence is steered by the scenario (`crowd.py` runs them).
 
+use std::time::Duration;
+
 use crate::ground::{Ground, PATIENCE};
 use crate::session::From;
 
@@ -25,6 +27,24 @@ pub struct Fate {
 impl<'a> Crowd<'a> {
     /// Connects `count` times to `target` (host and port), and exchanges one line each.
     pub fn open(ground: &'a Ground, node: u8, from: From<'_>, target: &str, count: u32) -> Self {
+        Self::begin(ground, node, from, &format!("{target} {count}"), count)
+    }
+
+    /// The same, and as many clients more that ask every `every`.
+    pub fn open_mixed(
+        ground: &'a Ground,
+        node: u8,
+        from: From<'_>,
+        target: &str,
+        count: u32,
+        every: Duration,
+    ) -> Self {
+        let arguments = format!("{target} {count} {count} {}", every.as_secs());
+        Self::begin(ground, node, from, &arguments, count)
+    }
+
+    /// `arguments` are those of `crowd.py`.
+    fn begin(ground: &'a Ground, node: u8, from: From<'_>, arguments: &str, count: u32) -> Self {
         let program = match from {
             From::Container(service) => {
                 format!(r#"inside {service} python3 -c "$(cat /payload/crowd.py)""#)
@@ -35,7 +55,7 @@ impl<'a> Crowd<'a> {
             node,
             &format!(
                 r#"mkdir -p /run/sessions; cd "$(mktemp -d -p /run/sessions)"; mkfifo orders
-                   {{ {program} {target} {count} <>orders >said 2>&1; echo ended >>said; }} &
+                   {{ {program} {arguments} <>orders >said 2>&1; echo ended >>said; }} &
                    wait_for grep -q . said; pwd; cat said"#
             ),
         );
@@ -47,20 +67,33 @@ impl<'a> Crowd<'a> {
         Self { ground, node, name: name.into(), said: 1, backends }
     }
 
-    /// Writes on every connection and waits for the answers.
+    /// Writes on every silent connection and waits for the answers.
     pub fn write(&mut self) -> Fate {
+        self.order("write").0
+    }
+
+    /// What has become of the busy ones by now, and how many answers they got.
+    pub fn busy(&mut self) -> (Fate, u32) {
+        let (fate, asked) = self.order("busy");
+        (fate, asked.expect("a number of answers"))
+    }
+
+    fn order(&mut self, order: &str) -> (Fate, Option<u32>) {
         self.said += 1;
         let script = format!(
-            "cd {} && echo write >orders; wait_for awk 'END {{ exit NR < {} }}' said; tail -n 1 said",
+            "cd {} && echo {order} >orders; wait_for awk 'END {{ exit NR < {} }}' said; tail -n 1 said",
             self.name, self.said
         );
         let said = self.ground.run(self.node, &script);
+        let number = |word: &str| word.parse().expect("a number");
         let words: Vec<_> = said.split_whitespace().collect();
-        let ["survived", survived, "lost", lost, "strayed", strayed] = words[..] else {
+        let ["survived", survived, "lost", lost, "strayed", strayed, ref more @ ..] = words[..]
+        else {
             panic!("{said}")
         };
-        let number = |word: &str| word.parse().expect("a number");
-        Fate { survived: number(survived), lost: number(lost), strayed: number(strayed) }
+        let fate =
+            Fate { survived: number(survived), lost: number(lost), strayed: number(strayed) };
+        (fate, more.get(1).map(|asked| number(asked)))
     }
 }
 

@@ -30,7 +30,7 @@ for namespace in /var/run/docker/netns/* /proc/1/ns/net; do
   */lb_* | */ingress_sbox) times="ipvsadm --set 900 120 300" ;;
   *) times=true ;;
   esac
-  nsenter --net="$namespace" sh -c "ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 or dport = :8081 )' >/dev/null; $times"
+  nsenter --net="$namespace" sh -c "ss -tK '( sport = :7000 or dport = :7000 or dport = :8080 or dport = :8081 or dport = :8082 )' >/dev/null; $times"
 done
 pkill -f '(session|crowd|visits|load|visitors|watch)[.]py'
 pkill -f '^keepline (apply|migrate|guard)'
@@ -147,6 +147,11 @@ impl Ground {
         let output = self.node(node).ok_within(&format!("{HEAD}{script}"), limit);
         told(node, started, script);
         output.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Resets a node. Only what is on its disk is there again.
+    pub fn reboot(&self, node: u8) {
+        self.node(node).reboot().unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Creates a service, unless an earlier scenario did, and waits for its tasks.

@@ -1,58 +1,9 @@
 //! Issue 6: the guard on both nodes of the real Swarm, as its policy is when nobody says anything,
 //! and as labels say.
 
-use crate::ground::Ground;
+use crate::guards::Guards;
 use crate::scenario;
 use crate::strategies::{ALL, Scene};
-
-/// Guards on both nodes; ended, and everything taken back, when dropped.
-struct Guards<'a>(&'a Ground);
-
-const START: &str =
-    "(setsid keepline guard --log text >>/run/guard.log 2>&1 </dev/null & echo $! >/run/guard.pid)
-     wait_for curl -sf http://127.0.0.1:9745/healthz >/dev/null";
-
-impl<'a> Guards<'a> {
-    fn start(ground: &'a Ground) -> Self {
-        for node in [1, 2] {
-            ground.run(node, &format!("rm -f /run/guard.log; {START}"));
-        }
-        Self(ground)
-    }
-
-    fn killed_and_started_again(&self) {
-        self.0.run(1, &format!("kill -9 \"$(cat /run/guard.pid)\"\n{START}"));
-    }
-
-    fn metrics(&self) -> String {
-        self.0.run(1, "curl -sf http://127.0.0.1:9745/metrics | grep -v _bucket")
-    }
-
-    /// Ends them as an operator does who removes the package.
-    fn end(&self) {
-        for node in [1, 2] {
-            self.0.run(
-                node,
-                "kill \"$(cat /run/guard.pid)\"; wait_for sh -c '! kill -0 \"$(cat /run/guard.pid)\" 2>/dev/null'
-                 keepline undo --yes",
-            );
-        }
-    }
-}
-
-impl Drop for Guards<'_> {
-    fn drop(&mut self) {
-        for node in [1, 2] {
-            let end =
-                "pkill -f '^keepline guard'; tail -n 40 /run/guard.log; keepline undo --yes; true";
-            if std::thread::panicking() {
-                println!("node{node}'s guard:\n{}", self.0.run(node, end));
-            } else {
-                self.0.run(node, end);
-            }
-        }
-    }
-}
 
 scenario! {
     /// Sessions to a VIP and to a published port, over three backends on two nodes; the guard dies
@@ -107,25 +58,7 @@ scenario! {
                 show(&director),
             ),
         );
-        // Its director is made with its first task.
-        let said = ground.run(
-            1,
-            "docker network create -d overlay --label keepline.strategy=timeout \
-               --label keepline.tcp-timeout=3h net2 >/dev/null
-             file=/var/run/docker/netns/lb_$(docker network inspect --format '{{.Id}}' net2 | cut -c1-9)
-             docker service create -q --detach --no-resolve-image --stop-grace-period 1s --name late \
-               --network net2 --constraint node.hostname==node1 peer python3 /peer.py serve 7000 >/dev/null
-             balances() { nsenter --net=$file ipvsadm -Ln 2>/dev/null | grep -q FWM; }
-             until balances; do sleep 0.1; done; start=$(date +%s%N)
-             until nsenter --net=$file ipvsadm -Ln --timeout | grep -q ' 10800 '; do sleep 0.1; done
-             echo \"in force $(( ($(date +%s%N) - start) / 1000000 )) ms after the director balances\"
-             docker service rm late >/dev/null
-             gone() { [ ! -e $file ]; }
-             wait_for gone; docker network rm net2 >/dev/null",
-        );
-        println!("{said}");
-        let gone = "forgotten() { keepline status | grep -q 10800 && return 1 || return 0; }; wait_for forgotten";
-        ground.run(1, gone);
+        println!("in force {:.1?} after the director balances", guards.network_comes_and_goes(3));
         drop(guards);
         assert_eq!(scene.settings(), before);
     }

@@ -44,3 +44,7 @@ tasks_run() {
   [ "$(engine /tasks "{\"service\":[\"$2\"],\"desired-state\":[\"running\"]}" |
     grep -o '"State":"running"' | wc -l)" = "$1" ]
 }
+
+# start_dockerd: as at boot; does not wait for it.
+start_dockerd() { (setsid dockerd >>/var/log/dockerd.log 2>&1 &) }
+dockerd_answers() { docker info >/dev/null 2>&1; }

@@ -11,17 +11,17 @@ use crate::session::{
     Session,
 };
 
-const INGRESS: &str = "ingress_sbox";
+pub const INGRESS: &str = "ingress_sbox";
 /// Seconds after which directors forget.
-const TIMEOUT: u32 = 12;
+pub const TIMEOUT: u32 = 12;
 /// Of silence: four timeouts.
 const SILENCE: Duration = Duration::from_secs(4 * TIMEOUT as u64);
-const COUNT: u32 = 20;
+pub const COUNT: u32 = 20;
 
 /// All survived, all at their own backend.
 pub const ALL: Fate = Fate { survived: COUNT, lost: 0, strayed: 0 };
 
-/// The two directors of node1, and the service that both lead to.
+/// The two directors of each node, and the service that both lead to.
 pub struct Scene<'a> {
     ground: &'a Ground,
     directors: [String; 2],
@@ -51,10 +51,14 @@ impl<'a> Scene<'a> {
         self.ground.wait_running(&["trio"]);
     }
 
-    /// Directors forget soon from each entry's next packet on.
+    /// Directors of node1 forget soon from each entry's next packet on.
     pub fn forget_soon(&self) {
+        self.forget_within(1, TIMEOUT);
+    }
+
+    pub fn forget_within(&self, node: u8, seconds: u32) {
         for director in &self.directors {
-            self.ground.in_director(1, director, &format!("ipvsadm --set {TIMEOUT} 5 0"));
+            self.ground.in_director(node, director, &format!("ipvsadm --set {seconds} 5 0"));
         }
     }
 
@@ -81,11 +85,15 @@ impl<'a> Scene<'a> {
         std::thread::sleep(SILENCE.saturating_sub(started.elapsed()));
     }
 
-    /// Everything that a strategy may change in the directors, byte for byte.
+    /// Everything that a strategy may change in the directors of node1, byte for byte.
     pub fn settings(&self) -> String {
+        self.settings_on(1)
+    }
+
+    pub fn settings_on(&self, node: u8) -> String {
         let look = "sh -c 'ipvsadm -Sn | sort; ipvsadm -Ln --timeout; ipvsadm -Ln --daemon; \
                     sysctl -a 2>/dev/null | grep -E \"net.ipv4.vs|nf_conntrack_tcp_timeout|tcp_keepalive\"'";
-        self.directors.iter().map(|it| self.ground.in_director(1, it, look)).collect()
+        self.directors.iter().map(|it| self.ground.in_director(node, it, look)).collect()
     }
 
     fn wait_all_forgotten(&self) {

@@ -1,0 +1,182 @@
+//! The guard as the scenarios of issue 6 run it: on both nodes, killed, replaced, asked.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::ground::Ground;
+
+/// Guards on both nodes; ended, and everything taken back, when dropped.
+pub struct Guards<'a>(&'a Ground);
+
+/// A binary that was put in place of the one at `/payload` goes first.
+const START: &str =
+    "(PATH=/run/bin:$PATH setsid keepline guard --log text >>/run/guard.log 2>&1 </dev/null & echo $! >/run/guard.pid)
+     wait_for curl -sf http://127.0.0.1:9745/healthz >/dev/null";
+/// Also when it is killed: its lock goes with it, not before.
+const GONE: &str =
+    "pid=$(cat /run/guard.pid); kill -9 $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done";
+const END: &str = "kill \"$(cat /run/guard.pid)\"; wait_for sh -c '! kill -0 \"$(cat /run/guard.pid)\" 2>/dev/null'";
+
+impl<'a> Guards<'a> {
+    pub fn start(ground: &'a Ground) -> Self {
+        for node in [1, 2] {
+            ground.run(node, &format!("rm -rf /run/guard.log /run/bin; {START}"));
+        }
+        Self(ground)
+    }
+
+    pub fn killed_and_started_again(&self) {
+        self.0.run(1, &format!("{GONE}\n{START}"));
+    }
+
+    /// Kills node1's after each of these times, given as for `sleep`, and starts the next at once.
+    pub fn killed_after_each(&self, moments: &str) {
+        self.0.run(
+            1,
+            &format!(
+                "{GONE}; PATH=/run/bin:$PATH
+                 for moment in {moments}; do
+                   setsid keepline guard --log text >>/run/guard.log 2>&1 </dev/null & pid=$!
+                   sleep $moment; kill -9 $pid
+                   wait $pid 2>/dev/null; [ $? = 137 ] || {{ echo ended by itself; exit 1; }}
+                 done
+                 {START}"
+            ),
+        );
+    }
+
+    /// Another file takes the place of node1's binary while it runs, then it is started again, as a
+    /// package does it.
+    pub fn upgraded(&self) {
+        self.0.run(
+            1,
+            &format!(
+                "mkdir -p /run/bin; cp /payload/keepline /run/bin/keepline.new
+                 mv /run/bin/keepline.new /run/bin/keepline
+                 {END}
+                 {START}
+                 readlink /proc/\"$(cat /run/guard.pid)\"/exe | grep -qx /run/bin/keepline"
+            ),
+        );
+    }
+
+    /// Starts the guard of a node that was booted, as the unit does: it does not wait for the Engine.
+    pub fn start_at_boot(&self, node: u8) {
+        self.0.run(node, START);
+    }
+
+    pub fn metrics(&self) -> String {
+        self.0.run(1, "curl -sf http://127.0.0.1:9745/metrics | grep -v _bucket")
+    }
+
+    pub fn log(&self, node: u8) -> String {
+        self.0.run(node, "cat /run/guard.log")
+    }
+
+    /// Does `before`, which makes a node's `ingress_sbox` anew. The time from when that balances until
+    /// policy is in force in it.
+    pub fn ingress_is_under_policy_again(&self, node: u8, before: &str) -> Duration {
+        self.in_force_after(
+            node,
+            &format!(
+                "file=/var/run/docker/netns/ingress_sbox; old=$(stat -c %i $file 2>/dev/null)
+                 {before}
+                 rules() {{ nsenter --net=$file ipvsadm -Sn 2>/dev/null; }}
+                 balances() {{ [ \"$(stat -c %i $file 2>/dev/null)\" != \"$old\" ] && rules | grep -q -- '-A -f'; }}
+                 in_force() {{ rules | grep -q -- '-s mh' && ! rules | grep -q -- '-s rr'; }}"
+            ),
+        )
+    }
+
+    /// Makes a network with labels, whose director on node1 is made with its first task. The time from
+    /// when that balances until the labels are in force in it. Then all goes again.
+    pub fn network_comes_and_goes(&self, hours: u32) -> Duration {
+        let seconds = hours * 3600;
+        let took = self.in_force_after(
+            1,
+            &format!(
+                "docker network create -d overlay --label keepline.strategy=timeout \
+                   --label keepline.tcp-timeout={hours}h net2 >/dev/null
+                 file=/var/run/docker/netns/lb_$(docker network inspect --format '{{{{.Id}}}}' net2 | cut -c1-9)
+                 docker service create -q --detach --no-resolve-image --stop-grace-period 1s --name late \
+                   --network net2 --constraint node.hostname==node1 peer python3 /peer.py serve 7000 >/dev/null
+                 balances() {{ nsenter --net=$file ipvsadm -Ln 2>/dev/null | grep -q FWM; }}
+                 in_force() {{ nsenter --net=$file ipvsadm -Ln --timeout | grep -q ' {seconds} '; }}"
+            ),
+        );
+        self.0.run(
+            1,
+            &format!(
+                "file=/var/run/docker/netns/lb_$(docker network inspect --format '{{{{.Id}}}}' net2 | cut -c1-9)
+                 docker service rm late >/dev/null
+                 gone() {{ [ ! -e $file ]; }}
+                 wait_for gone; docker network rm net2 >/dev/null
+                 forgotten() {{ ! keepline status | grep -q {seconds}; }}; wait_for forgotten"
+            ),
+        );
+        took
+    }
+
+    /// `script` defines `balances` and `in_force`.
+    fn in_force_after(&self, node: u8, script: &str) -> Duration {
+        let said = self.0.run(
+            node,
+            &format!(
+                "{script}
+                 until balances; do sleep 0.1; done; start=$(date +%s%N)
+                 until in_force; do sleep 0.1; done; echo $((($(date +%s%N) - start) / 1000000))"
+            ),
+        );
+        Duration::from_millis(said.trim().parse().expect("milliseconds"))
+    }
+
+    /// Whether policy came back soon enough, which is told.
+    pub fn soon(&self, node: u8, took: Duration) -> bool {
+        /// What the guard promises of a director that is made anew.
+        const PROMISED: Duration = Duration::from_secs(2);
+        // An emulated guest: what of that is looking takes many times as long as on a real machine. One
+        // look may be under way already, another one acts.
+        let look = self.told(node)["took_seconds"].as_f64().expect("a number");
+        let allowed = PROMISED + Duration::from_secs_f64(2.0 * look);
+        println!(
+            "in force {took:.1?} after the director balances; {allowed:.1?} allowed, two looks of {look:.1} s in it"
+        );
+        took <= allowed
+    }
+
+    /// What it says of itself.
+    pub fn told(&self, node: u8) -> Value {
+        let said = self.0.run(node, "keepline status -o json");
+        let told: Value = serde_json::from_str(&said).expect("JSON");
+        assert!(told["guard"].is_object(), "{told:#}");
+        told["guard"].clone()
+    }
+
+    pub fn wait_until_nothing_troubles(&self, node: u8) {
+        let well = "well() { keepline status -o json | python3 -c 'import json, sys
+sys.exit(json.load(sys.stdin)[\"guard\"][\"troubles\"] != [])'; }; wait_for well";
+        self.0.run(node, well);
+    }
+
+    /// Ends them as an operator does who removes the package.
+    pub fn end(&self) {
+        for node in [1, 2] {
+            self.0.run(node, &format!("{END}\nkeepline undo --yes"));
+        }
+    }
+}
+
+impl Drop for Guards<'_> {
+    fn drop(&mut self) {
+        for node in [1, 2] {
+            let end =
+                "pkill -f '^keepline guard'; tail -n 40 /run/guard.log; keepline undo --yes; true";
+            if std::thread::panicking() {
+                println!("node{node}'s guard:\n{}", self.0.run(node, end));
+            } else {
+                self.0.run(node, end);
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 # Thin: what a target does stands in scripts/. Builds go to ~/.cache/keepline (KEEPLINE_CACHE).
 .DEFAULT_GOAL := help
-.PHONY: help demo build install package test test-fast bench fuzz swarm-shell swarm-test
+.PHONY: help demo build install package test test-fast test-long bench fuzz swarm-shell swarm-test
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: ## every suite, virtual machines included
 
 test-fast: ## the same without virtual machines
 	@scripts/test-all --fast
+
+test-long: ## the scenarios in virtual machines that take too long for `test`: most of an hour
+	@scripts/swarm test $$(grep -v '^#' tests/swarm/long)
 
 bench: ## speed beside the shell pipeline, and of ways to one backend, from nothing to nothing
 	@scripts/bench

@@ -23,8 +23,10 @@ use crate::state::{Sessions, Told};
 /// So often it is looked while something settles.
 const WHILE_SETTLING: Duration = Duration::from_millis(500);
 /// No more than this part of one processor goes into looking, except for what would be lost
-/// meanwhile.
+/// meanwhile, and while something settles.
 const SHARE: u32 = 20;
+/// A director that is made is under policy within two seconds, also where a look takes its time.
+const PROMISED: Duration = Duration::from_millis(1500);
 /// Where a session went is known for so long after it was last seen.
 const MEMORY: Duration = Duration::from_secs(600);
 /// So often that is written down, for the next guard.
@@ -76,19 +78,16 @@ impl Guard {
         self.write_down(&mut troubles);
         let took = begun.elapsed();
         self.took = took;
-        let least = took * SHARE;
         if let Some(look_every) = self.config.look_every {
             next = next.min(look_every);
         }
-        let settling = self.settling.filter(|until| *until > begun).map(|_| WHILE_SETTLING);
+        let settling = self.settling.is_some_and(|until| until > begun);
         let again = match left {
             Left::Nothing => None,
             Left::Refused(again) => Some(again),
             Left::ToPlan => Some(Duration::ZERO),
         };
-        let sooner = [again, settling].into_iter().flatten().min();
-        // What is held is looked at in time, whatever that costs.
-        next = sooner.map_or(next, |sooner| next.min(sooner.max(least)));
+        next = due(next, again, settling, took);
         let result = match left {
             Left::Refused(_) => Passed::FAILED,
             Left::ToPlan => Passed::BEGUN,
@@ -278,6 +277,16 @@ impl Guard {
     }
 }
 
+/// When the next look is due: in time for what is held, whatever that costs; sooner while something
+/// settles, or when something is to be tried again then.
+fn due(held: Duration, again: Option<Duration>, settling: bool, took: Duration) -> Duration {
+    let least = took * SHARE;
+    // Half a processor at the most, for as long as it settles.
+    let settling = settling.then(|| WHILE_SETTLING.max(least.min(PROMISED.max(took))));
+    let again = again.map(|again| again.max(least));
+    [again, settling].into_iter().flatten().fold(held, Duration::min)
+}
+
 /// What is in force, as far as policies ask for it.
 fn in_force(policies: &Policies) -> Result<InForce, String> {
     let standing = run::standing().map_err(|error| error.to_string())?;
@@ -299,5 +308,30 @@ fn sessions(judgement: &Judgement) -> Sessions {
         orphaned: summary.orphaned,
         untracked: summary.untracked,
         unknown: summary.unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_is_due_in_time_and_no_sooner_than_it_costs() {
+        let ms = Duration::from_millis;
+        let held = ms(20_000);
+        for (again, settling, took, expected) in [
+            (None, false, ms(100), held),
+            (None, true, ms(5), ms(500)),
+            (None, true, ms(50), ms(1000)),
+            // A twentieth of a processor would be too late for what is promised.
+            (None, true, ms(300), ms(1500)),
+            (None, true, ms(4000), ms(4000)),
+            (Some(ms(2000)), false, ms(5), ms(2000)),
+            (Some(Duration::ZERO), false, ms(300), ms(6000)),
+            (Some(Duration::ZERO), true, ms(300), ms(1500)),
+        ] {
+            assert_eq!(due(held, again, settling, took), expected, "{again:?} {settling} {took:?}");
+        }
+        assert_eq!(due(ms(4000), None, true, ms(5000)), ms(4000), "what is held does not wait");
     }
 }

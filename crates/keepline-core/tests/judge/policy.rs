@@ -368,8 +368,7 @@ fn one_service_gets_keepalive_and_its_neighbour_does_not() {
 #[test]
 fn keepalive_that_is_asked_for_one_service_is_of_no_other() {
     let (mut snapshot, mut topology) = two_services();
-    let named = |name: &str| Some(Named { id: name.to_owned(), name: name.to_owned() });
-    topology.containers[1].service = named("db");
+    topology.containers[1].service = Some(Named { id: "s1".to_owned(), name: "db".to_owned() });
     topology.services[1].name = "web".to_owned();
     snapshot.join(topology);
     let told = |name: &str| {

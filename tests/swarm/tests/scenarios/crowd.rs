@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::ground::{Ground, PATIENCE};
-use crate::session::From;
+use crate::session::{From, started};
 
 /// Connections from a container or from a node itself; they end when dropped.
 pub struct Crowd<'a> {
@@ -45,26 +45,12 @@ impl<'a> Crowd<'a> {
 
     /// `arguments` are those of `crowd.py`.
     fn begin(ground: &'a Ground, node: u8, from: From<'_>, arguments: &str, count: u32) -> Self {
-        let program = match from {
-            From::Container(service) => {
-                format!(r#"inside {service} python3 -c "$(cat /payload/crowd.py)""#)
-            }
-            From::Host => "python3 /payload/crowd.py".into(),
-        };
-        let said = ground.run(
-            node,
-            &format!(
-                r#"mkdir -p /run/sessions; cd "$(mktemp -d -p /run/sessions)"; mkfifo orders
-                   {{ {program} {arguments} <>orders >said 2>&1; echo ended >>said; }} &
-                   wait_for grep -q . said; pwd; cat said"#
-            ),
-        );
-        let (name, said) = said.split_once('\n').expect("a directory and a line");
+        let (name, said) = started(ground, node, from, "crowd.py", arguments);
         let words: Vec<_> = said.split_whitespace().collect();
         let ["connected", connected, backends] = words[..] else { panic!("{said}") };
         assert_eq!(connected, count.to_string());
         let backends = backends.parse().expect("a number");
-        Self { ground, node, name: name.into(), said: 1, backends }
+        Self { ground, node, name, said: 1, backends }
     }
 
     /// Writes on every silent connection and waits for the answers.

@@ -25,31 +25,44 @@ pub enum From<'a> {
     Host,
 }
 
+/// Starts a script of clients that obeys what is written to its `orders`; gives its directory and what
+/// it said first.
+pub fn started(
+    ground: &Ground,
+    node: u8,
+    from: From<'_>,
+    script: &str,
+    arguments: &str,
+) -> (String, String) {
+    let program = match from {
+        From::Container(service) => {
+            format!(r#"inside {service} python3 -c "$(cat /payload/{script})""#)
+        }
+        From::Host => format!("python3 /payload/{script}"),
+    };
+    // Read and write: the client must not see an end of file before the scenario wants it.
+    let said = ground.run(
+        node,
+        &format!(
+            r#"mkdir -p /run/sessions; cd "$(mktemp -d -p /run/sessions)"; mkfifo orders
+               {{ {program} {arguments} <>orders >said 2>&1; echo ended >>said; }} &
+               wait_for grep -q . said; pwd; cat said"#
+        ),
+    );
+    let (name, said) = said.split_once('\n').expect("a directory and a line");
+    (name.to_owned(), said.to_owned())
+}
+
 impl<'a> Session<'a> {
     /// Connects and exchanges one line. `arguments` are those of `session.py`.
     pub fn open(ground: &'a Ground, node: u8, from: From<'_>, arguments: &str) -> Self {
-        let program = match from {
-            From::Container(service) => {
-                format!(r#"inside {service} python3 -c "$(cat /payload/session.py)""#)
-            }
-            From::Host => "python3 /payload/session.py".into(),
-        };
-        // Read and write: the client must not see an end of file before the scenario wants it.
-        let said = ground.run(
-            node,
-            &format!(
-                r#"mkdir -p /run/sessions; cd "$(mktemp -d -p /run/sessions)"; mkfifo orders
-                   {{ {program} {arguments} <>orders >said 2>&1; echo ended >>said; }} &
-                   wait_for grep -q . said; pwd; cat said"#
-            ),
-        );
-        let (name, said) = said.split_once('\n').expect("a directory and a line");
+        let (name, said) = started(ground, node, from, "session.py", arguments);
         let words: Vec<_> = said.split_whitespace().collect();
         let ["connected", client, server, backend] = words[..] else { panic!("{said}") };
         Self {
             ground,
             node,
-            name: name.into(),
+            name,
             client: client.into(),
             server: server.into(),
             backend: backend.into(),

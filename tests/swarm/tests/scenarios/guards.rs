@@ -175,8 +175,16 @@ sys.exit(json.load(sys.stdin)[\"guard\"][\"troubles\"] != [])'; }; wait_for well
 impl Drop for Guards<'_> {
     fn drop(&mut self) {
         for node in [1, 2] {
-            let end =
-                "pkill -f '^keepline guard'; tail -n 40 /run/guard.log; keepline undo --yes; true";
+            // One that does not end is asked where it is, then killed: the next scenario needs its locks.
+            let end = "pid=$(pgrep -f '^keepline guard'); kill $pid
+                 for try in 1 2 3 4 5 6 7 8 9 10; do kill -0 $pid 2>/dev/null || break; sleep 0.5; done
+                 if kill -0 $pid 2>/dev/null; then
+                   echo 'it does not end; where its threads are:'
+                   for task in /proc/$pid/task/*; do cat $task/comm $task/syscall $task/stack; done
+                   dmesg | tail -n 20
+                   kill -9 $pid; sleep 1
+                 fi
+                 tail -n 40 /run/guard.log; keepline undo --yes; true";
             if std::thread::panicking() {
                 println!("node{node}'s guard:\n{}", self.0.run(node, end));
             } else {

@@ -111,7 +111,7 @@ def lab_down(name):
 
 
 def guard():
-    """The processor time of a guard that holds 10,000 sessions in 100 namespaces, for a minute."""
+    """The processor time of a guard that holds 10,000 sessions in 100 namespaces."""
     number, sessions, warm, measured = 25, 400, 30, 120
     labs = [f"{LAB}g{lab}" for lab in range(number)]
     run = os.environ["KEEPLINE_RUN"]

@@ -1,4 +1,4 @@
-//! A day of the guard within a minute: at its end it uses what it used after its first hours.
+//! A day of the guard in fast time: at its end it uses what it used after its first hours.
 
 use std::{
     fs,

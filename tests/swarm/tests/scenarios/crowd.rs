@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::ground::{Ground, PATIENCE};
-use crate::session::{From, started};
+use crate::session::{From, Session, started};
 
 /// Connections from a container or from a node itself; they end when dropped.
 pub struct Crowd<'a> {
@@ -30,7 +30,20 @@ impl<'a> Crowd<'a> {
         Self::begin(ground, node, from, &format!("{target} {count}"), count)
     }
 
-    /// The same, and as many clients more that ask every `every`.
+    /// The same where names and ports may not work yet, which is a while after tasks run.
+    pub fn open_once_served(
+        ground: &'a Ground,
+        node: u8,
+        from: From<'_>,
+        target: &str,
+        count: u32,
+    ) -> Self {
+        // This one is patient.
+        drop(Session::open(ground, node, from, target));
+        Self::open(ground, node, from, target, count)
+    }
+
+    /// The same as [`Self::open`], and as many clients more that ask every `every`.
     pub fn open_mixed(
         ground: &'a Ground,
         node: u8,

@@ -8,10 +8,7 @@ use crate::crowd::Crowd;
 use crate::ground::Ground;
 use crate::guards::Guards;
 use crate::scenario;
-use crate::session::{
-    From::{Container, Host},
-    Session,
-};
+use crate::session::From::{Container, Host};
 use crate::strategies::{ALL, COUNT, Scene};
 
 /// Docker's socket on node1, away until dropped.
@@ -93,9 +90,7 @@ scenario! {
         // The new directors are guarded as the old ones were.
         scene.forget_soon();
         let mut crowds = [(Container("app"), "db 7000"), (Host, "192.168.77.1 8082")].map(|(from, target)| {
-            // It is patient: names and ports work a while after tasks run.
-            drop(Session::open(ground, 1, from, target));
-            Crowd::open(ground, 1, from, target, COUNT)
+            Crowd::open_once_served(ground, 1, from, target, COUNT)
         });
         for _ in 0..2 {
             scene.silence_of_a_timeout();

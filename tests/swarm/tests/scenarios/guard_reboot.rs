@@ -5,10 +5,7 @@ use std::time::Instant;
 use crate::crowd::Crowd;
 use crate::guards::Guards;
 use crate::scenario;
-use crate::session::{
-    From::{Container, Host},
-    Session,
-};
+use crate::session::From::{Container, Host};
 use crate::strategies::{ALL, COUNT, INGRESS, Scene, TIMEOUT};
 
 scenario! {
@@ -29,9 +26,7 @@ scenario! {
         println!("its tasks run after {:.0} s", begun.elapsed().as_secs_f64());
         scene.forget_within(2, TIMEOUT);
         let mut crowds = [(Container("far"), "trio 7000"), (Host, "192.168.77.2 8080")].map(|(from, target)| {
-            // It is patient: names and ports work a while after tasks run.
-            drop(Session::open(ground, 2, from, target));
-            Crowd::open(ground, 2, from, target, COUNT)
+            Crowd::open_once_served(ground, 2, from, target, COUNT)
         });
         for _ in 0..3 {
             scene.silence_of_a_timeout();

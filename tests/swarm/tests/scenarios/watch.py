@@ -49,7 +49,7 @@ while not os.path.exists(target + ".stop"):
     there = {address: weight for service in current.values() for address, weight in service.items()}
     for mark, service in table.items():
         for address in set(service) - set(there):
-            left.append({"address": address, "drained": drained.get(address), "left": now,
+            left.append({"address": address, "drained": drained.pop(address, None), "left": now,
                          "last": now, "over": False, "whole": mark not in current})
         for address, weight in service.items():
             if weight and there.get(address) == 0:

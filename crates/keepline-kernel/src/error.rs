@@ -36,6 +36,13 @@ pub enum Error {
         /// What was wrong with the answer.
         source: WireError,
     },
+    /// The kernel acknowledged nothing: what it did was interrupted, or the request asked for no
+    /// answer.
+    #[error("{operation}: the kernel gave no answer")]
+    Silent {
+        /// What was asked.
+        operation: &'static str,
+    },
 }
 
 impl Error {
@@ -53,7 +60,7 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Call { source, .. } | Self::Refused { source, .. } => source.raw_os_error(),
-            Self::Answer { .. } => None,
+            Self::Answer { .. } | Self::Silent { .. } => None,
         }
     }
 

@@ -1,4 +1,10 @@
-//! A blocking netlink socket: requests out, whole answers in.
+//! A netlink socket: requests out, whole answers in.
+//!
+//! The kernel works on a request while it is sent (`netlink_unicast_kernel()`) and goes on with a
+//! dump while it is read (`netlink_recvmsg()`, both `net/netlink/af_netlink.c`): when a reader
+//! comes, an answer is there or never will be. So no read waits. An answer that never comes is a
+//! fact: what fails with `EINTR` is not acknowledged (`netlink_rcv_skb()`), as when the sync daemon
+//! of IPVS is stopped before its thread ran (`kthread_stop()`, `kernel/kthread.c`).
 //!
 //! The socket belongs to the network namespace in which it was opened, wherever its owner goes.
 
@@ -218,9 +224,12 @@ impl Socket {
         operation: &'static str,
         buffer: &'a mut [u8],
     ) -> Result<&'a [u8], Error> {
-        let (_, length) =
-            rustix::io::retry_on_intr(|| net::recv(&self.fd, &mut *buffer, RecvFlags::TRUNC))
-                .map_err(|source| Error::call(operation, self.name, source))?;
+        let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+        let (_, length) = rustix::io::retry_on_intr(|| net::recv(&self.fd, &mut *buffer, flags))
+            .map_err(|source| match source {
+                rustix::io::Errno::AGAIN => Error::Silent { operation },
+                source => Error::call(operation, self.name, source),
+            })?;
         let have = buffer.len();
         buffer.get(..length).ok_or(Error::Answer {
             operation,

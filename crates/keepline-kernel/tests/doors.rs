@@ -9,12 +9,13 @@ use std::{
 };
 
 use keepline_kernel::{
+    Error,
     namespaces::{discover, enter, identify},
     netlink::{Consistency, Event, Protocol, Socket},
 };
 use keepline_wire::{
     conntrack::{self, Direction, Tuple},
-    rtnl, sock_diag,
+    nl, rtnl, sock_diag,
 };
 
 /// Why the tests cannot run here, if so.
@@ -144,4 +145,15 @@ fn what_is_not_there_is_told_from_what_is_refused() {
         let error = tracking.request("ask conntrack", &request, conntrack::parse).unwrap_err();
         assert!(error.is_gone(), "{error}");
     }
+}
+
+#[test]
+fn a_request_that_is_never_answered_does_not_hang() {
+    skip_if_impossible!();
+    let socket = Socket::open(Protocol::Route).unwrap();
+    // Asks for no acknowledgement.
+    let request = nl::Request::new(nl::NLMSG_NOOP, 1, 7).finish();
+    let error = socket.request("say nothing", &request, |_| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::Silent { .. }), "{error:?}");
+    assert_eq!(error.to_string(), "say nothing: the kernel gave no answer");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::fixture;
 use keepline_wire::nl::{self, Request};
-use keepline_wire::proc::{ip_vs_conn, mountinfo, nf_conntrack_stat, sockstat};
+use keepline_wire::proc::{ip_vs_conn, mountinfo, nf_conntrack_stat, snmp, sockstat};
 use keepline_wire::sock_diag::{self, PeerFilter, States};
 use keepline_wire::{nftables, rtnl};
 use proptest::collection::vec;
@@ -103,6 +103,7 @@ proptest! {
             let _ = (ip_vs_conn::parse(text), mountinfo::parse(text));
             let _ = (sockstat::parse(text, text), nf_conntrack_stat::parse(text));
             let _ = sockstat::parse(&format!("TCP: {text}"), "");
+            let _ = snmp::udp_in_datagrams(&format!("Udp: InDatagrams\nUdp: {text}"));
             let _ = nf_conntrack_stat::parse(&format!("entries drop\n{text}"));
         }
     }

@@ -23,7 +23,7 @@ use keepline_kernel::{
 use keepline_wire::{
     ipvs::{self, Daemon, DaemonState},
     ipvs_sync::{self, SyncConn},
-    proc::udp,
+    proc::{snmp, udp},
 };
 
 use super::Obstacle;
@@ -128,7 +128,8 @@ impl<'a> Receiver<'a> {
         self.daemon.interface == OURS && self.daemon.sync_id == u32::from(SYNC_ID)
     }
 
-    /// Tells the daemon of `conns`, no faster than it takes them.
+    /// Tells the daemon of `conns`, no faster than it takes them, and waits until it has taken
+    /// them all.
     fn tell(&self, conns: &[SyncConn]) -> Result<(), Obstacle> {
         let sender = Sender::open(&self.daemon.interface, self.group, self.port)?;
         let sync_id = u8::try_from(self.daemon.sync_id).unwrap_or(SYNC_ID);
@@ -137,37 +138,48 @@ impl<'a> Receiver<'a> {
         } else {
             self.daemon.sync_maxlen.map_or(SHORTEST, usize::from).min(LONGEST)
         };
-        let before = self.queue().map_or(0, |(_, drops)| drops);
-        let mut sent: u64 = 0;
+        let dropped = self.queue().map_or(0, |(_, drops)| drops);
+        let begun = datagrams_read()?;
+        let (mut sent, mut waiting) = (0, 0);
         for datagram in ipvs_sync::encode(conns, sync_id, longest) {
             sender.send(&datagram)?;
+            sent += 1;
             // What a datagram takes in the queue is more than its length.
-            sent += 2 * datagram.len() as u64 + 1024;
-            if sent > QUEUE {
-                self.wait(QUEUE / 2)?;
-                sent = QUEUE / 2;
+            waiting += 2 * datagram.len() as u64 + 1024;
+            if waiting > QUEUE {
+                self.wait(begun + sent, dropped)?;
+                waiting = 0;
             }
         }
-        self.wait(0)?;
-        match self.queue() {
-            Some((_, drops)) if drops > before => Err(Obstacle::Refused(format!(
-                "the sync receiver dropped {} datagrams: try again",
-                drops - before
-            ))),
-            _ => Ok(()),
-        }
+        self.wait(begun + sent, dropped)
     }
 
-    /// Waits until no more than so many bytes wait in the daemon's socket.
-    fn wait(&self, bytes: u64) -> Result<(), Obstacle> {
+    /// Waits until `read` datagrams were read in this namespace since it began, and none waits.
+    ///
+    /// That none waits is not enough: on a busy machine a datagram may be on its way to the
+    /// daemon's socket still (`ksoftirqd`), and the thread of a daemon that has just started
+    /// may not have run, which cannot be stopped without harm (`kthread_stop()`). Where other
+    /// sockets read datagrams, too, they count as well; then it is as good as it gets.
+    fn wait(&self, read: u64, dropped: u64) -> Result<(), Obstacle> {
         let deadline = Instant::now() + PATIENCE;
-        while self.queue().is_some_and(|(waiting, _)| waiting > bytes) {
+        loop {
+            let (waiting, drops) = self.queue().ok_or_else(|| {
+                Obstacle::Refused("the sync receiver was stopped meanwhile: try again".to_owned())
+            })?;
+            if drops > dropped {
+                return Err(Obstacle::Refused(format!(
+                    "the sync receiver dropped {} datagrams: try again",
+                    drops - dropped
+                )));
+            }
+            if waiting == 0 && datagrams_read()? >= read {
+                return Ok(());
+            }
             if Instant::now() > deadline {
                 return Err(Obstacle::Refused("the sync receiver takes nothing".to_owned()));
             }
             std::thread::sleep(Duration::from_micros(200));
         }
-        Ok(())
     }
 
     /// Bytes that wait in the daemon's socket, and datagrams that it dropped.
@@ -184,10 +196,17 @@ impl Drop for Receiver<'_> {
     fn drop(&mut self) {
         if self.is_ours() {
             let request = ipvs::del_daemon(self.family, DaemonState::Backup, 9);
-            // It ends with the namespace at the latest, and hears nobody but root there.
+            // It ends with the namespace at the latest, and hears nobody but root there. One whose
+            // thread has not run is stopped, too, and that is not acknowledged.
             let _ = self.netlink.request("stop the sync receiver", &request, |_| Ok(()));
         }
     }
+}
+
+/// How many datagrams were read from sockets in this namespace.
+fn datagrams_read() -> Result<u64, Obstacle> {
+    let table = procfs::net_file("snmp")?;
+    snmp::udp_in_datagrams(&table).map_err(|error| Obstacle::Refused(error.to_string()))
 }
 
 /// The backup daemon that runs, if one does.

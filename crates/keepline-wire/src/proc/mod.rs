@@ -3,6 +3,7 @@
 pub mod ip_vs_conn;
 pub mod mountinfo;
 pub mod nf_conntrack_stat;
+pub mod snmp;
 pub mod sockstat;
 pub mod udp;
 

@@ -104,6 +104,30 @@ while True:
     assert_eq!(heard, "listening\n");
 }
 
+/// The receiver is started and stopped while others use the processors: its thread, and the softirq that
+/// brings what it is told, come late then. Nothing is lost, and nothing hangs.
+#[test]
+fn hold_takes_on_a_busy_machine() {
+    if skip("scenarios::hold_takes_on_a_busy_machine") {
+        return;
+    }
+    // More than one datagram holds.
+    json("lab up swarm --name busy --sessions 300 --tcp-timeout 60s -o json");
+    let script = "
+        for i in 1 2 3 4 5 6; do (exec timeout 300 sh -c 'while :; do :; done') & done
+        for hours in 1 2 3 4 5 6 7 8 9 10; do
+            timeout 60 /payload/keepline apply hold --once --for ${hours}h --netns kl-busy-lb --yes >/run/held 2>&1 ||
+                { echo \"$hours: $?\"; cat /run/held; }
+            nsenter --net=/run/netns/kl-busy-lb ipvsadm -Ln --daemon
+        done
+        kill $(jobs -p)
+        nsenter --net=/run/netns/kl-busy-lb ipvsadm -Lnc | grep -c ' 599:'";
+    let said = the_guest().sh_within(script, PATIENCE);
+    keepline("lab down --all");
+    let said = said.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(said.stdout.trim(), "300", "{}", said.stderr);
+}
+
 /// Thousands of sessions come and go while checks run. The timeout is long: in an emulated guest
 /// some wait for their turn for seconds, and with a short one are orphaned in truth.
 #[test]

@@ -65,7 +65,9 @@ impl<'a> Scene<'a> {
     pub fn crowds(&self) -> [Crowd<'a>; 2] {
         let vip = Crowd::open(self.ground, 1, Container("app"), "trio 7000", COUNT);
         let published = Crowd::open(self.ground, 1, Host, "192.168.77.1 8080", COUNT);
-        assert!(vip.backends >= 3 && published.backends == vip.backends);
+        // Hashed ones need not reach every backend there is.
+        let reached = [vip.backends, published.backends];
+        assert!(reached.iter().all(|it| *it >= 3), "backends on both nodes: {reached:?}");
         [vip, published]
     }
 

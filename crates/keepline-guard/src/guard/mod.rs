@@ -51,7 +51,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, GuardError> {
     rights::drop_others().map_err(|error| GuardError::system("let go of rights")(error.into()))?;
     let alone = run::only_guard()?;
     let bell = Bell::new();
-    let mut guard = Guard::new(file, options, config, invalid, alone);
+    let mut guard = Guard::new(file, options, config, invalid, alone, &bell);
     guard.recall();
     if options.once {
         loop {
@@ -117,6 +117,7 @@ impl Guard {
         config: Config,
         invalid_in_file: Vec<Invalid>,
         alone: File,
+        bell: &Bell,
     ) -> Self {
         Self {
             file,
@@ -125,7 +126,7 @@ impl Guard {
             config,
             invalid_in_file,
             remembered: Remembered::default(),
-            engine: Engine::default(),
+            engine: Engine::new(bell.rope()),
             observer: Observer::default(),
             memory: Memory::default(),
             started: Instant::now(),

@@ -45,6 +45,7 @@ fn network(id: &str, name: &str, vip: &str) -> Network {
                 node: None,
                 endpoint: None,
             }],
+            idle: false,
         }],
         ..Network::default()
     }
@@ -137,6 +138,7 @@ fn shop() -> Topology {
         name: name.to_owned(),
         mode: None,
         ports: Vec::new(),
+        vips: vec![],
         labels: BTreeMap::new(),
     };
     Topology {
@@ -235,6 +237,7 @@ fn names_cannot_write_to_the_terminal() {
                 name: name.to_owned(),
                 mode: None,
                 ports: Vec::new(),
+                vips: vec![],
                 labels: BTreeMap::new(),
             })
             .to_vec(),

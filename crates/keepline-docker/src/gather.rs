@@ -67,8 +67,8 @@ struct NodeView {
     about: read::About,
     services: Vec<Service>,
     nodes: Vec<Node>,
-    /// Task id to node id.
-    tasks: HashMap<String, String>,
+    /// By id.
+    tasks: HashMap<String, read::ListedTask>,
     failed: Vec<String>,
 }
 
@@ -89,7 +89,8 @@ async fn node(engine: &Arc<Engine>) -> Result<NodeView, RequestError> {
         );
         let failed = &mut view.failed;
         view.services = read::all(keep("services", services, failed), read::service);
-        view.tasks = read::all(keep("tasks", tasks, failed), read::task_node).into_iter().collect();
+        let tasks = read::all(keep("tasks", tasks, failed), read::listed_task);
+        view.tasks = tasks.into_iter().map(|task| (task.id.clone(), task)).collect();
         view.nodes = read::all(keep("nodes", nodes, failed), read::node);
     }
     Ok(view)

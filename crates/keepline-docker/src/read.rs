@@ -2,7 +2,7 @@
 //! type: [`Value`] then gives `Null`, and the field stays empty. Nothing here fails.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -12,7 +12,7 @@ use keepline_core::{
         Topology,
         topology::{
             Attachment, Container, EndpointMode, Named, Network, NetworkService, Node, Port,
-            Service, Task,
+            Service, Subnet, Task, Vip,
         },
     },
 };
@@ -187,12 +187,22 @@ pub(crate) fn network(listed: &Value, inspected: &Value) -> Option<Network> {
                 .unwrap_or_else(|| format!("br-{}", first(12)))
         }),
         lb_address: lb_address(&name, &inspected["Containers"]),
+        subnets: elements(&listed["IPAM"]["Config"]).filter_map(subnet).collect(),
+        // They stand under the empty name.
+        attached: elements(&inspected["Services"][""]["Tasks"])
+            .filter_map(|endpoint| address(&endpoint["EndpointIP"]))
+            .collect(),
         labels: own_labels(&listed["Labels"]),
         services: members(&inspected["Services"]).filter_map(network_service).collect(),
         id,
         name,
         driver,
     })
+}
+
+fn subnet(value: &Value) -> Option<Subnet> {
+    let (address, prefix) = value["Subnet"].as_str()?.split_once('/')?;
+    Some(Subnet { address: address.parse().ok()?, prefix: prefix.parse().ok()? })
 }
 
 /// The director appears among the containers of its network.
@@ -204,7 +214,6 @@ fn lb_address(network: &str, containers: &Value) -> Option<IpAddr> {
 }
 
 fn network_service((name, service): (&String, &Value)) -> Option<NetworkService> {
-    // Containers attached by hand stand under the empty name.
     if name.is_empty() {
         return None;
     }
@@ -215,6 +224,7 @@ fn network_service((name, service): (&String, &Value)) -> Option<NetworkService>
         fwmark: number(&service["LocalLBIndex"]).filter(|mark| *mark != 0),
         ports: elements(&service["Ports"]).filter_map(ingress_port).collect(),
         tasks: elements(&service["Tasks"]).filter_map(task).collect(),
+        idle: false,
     })
 }
 
@@ -255,8 +265,13 @@ pub(crate) fn service(value: &Value) -> Option<Service> {
             Some(_) => None,
         },
         ports: elements(&endpoint["Ports"]).filter_map(service_port).collect(),
+        vips: elements(&endpoint["VirtualIPs"]).filter_map(vip).collect(),
         labels: own_labels(&spec["Labels"]),
     })
+}
+
+fn vip(value: &Value) -> Option<Vip> {
+    Some(Vip { network: clean_id(&value["NetworkID"])?, address: address(&value["Addr"])? })
 }
 
 fn service_port(value: &Value) -> Option<Port> {
@@ -268,9 +283,22 @@ fn service_port(value: &Value) -> Option<Port> {
     })
 }
 
-/// Task id and node id, from one of `/tasks`.
-pub(crate) fn task_node(value: &Value) -> Option<(String, String)> {
-    Some((text(&value["ID"])?, text(&value["NodeID"])?))
+/// One of `/tasks`.
+#[derive(Debug)]
+pub(crate) struct ListedTask {
+    pub(crate) id: String,
+    node: Option<String>,
+    service: Option<String>,
+    running: bool,
+}
+
+pub(crate) fn listed_task(value: &Value) -> Option<ListedTask> {
+    Some(ListedTask {
+        id: text(&value["ID"])?,
+        node: text(&value["NodeID"]),
+        service: text(&value["ServiceID"]),
+        running: value["Status"]["State"] == "running",
+    })
 }
 
 /// One of `/nodes`.
@@ -285,19 +313,20 @@ pub(crate) fn node(value: &Value) -> Option<Node> {
     })
 }
 
-/// Ties the parts to each other. `tasks`: task id to node id.
-pub(crate) fn tie(topology: &mut Topology, tasks: &HashMap<String, String>) {
+/// Ties the parts to each other. `tasks`: by id, those that are to run.
+pub(crate) fn tie(topology: &mut Topology, tasks: &HashMap<String, ListedTask>) {
     share_sandboxes(topology);
     topology.netns_folder = topology
         .containers
         .iter()
         .find_map(|container| Some(container.sandbox.as_deref()?.rsplit_once('/')?.0.to_owned()));
     add_services(topology);
+    add_idle(topology, tasks);
     let mut networks = std::mem::take(&mut topology.networks);
     for network in &mut networks {
         for task in network.services.iter_mut().flat_map(|service| &mut service.tasks) {
             let id = task.name.rsplit('.').next().unwrap_or_default();
-            let node = tasks.get(id).map(String::as_str);
+            let node = tasks.get(id).and_then(|task| task.node.as_deref());
             task.node = topology.node_name_of(node, task.host).map(str::to_owned);
         }
     }
@@ -319,6 +348,39 @@ fn share_sandboxes(topology: &mut Topology) {
     }
 }
 
+/// Services that have an address in a network while no task of theirs runs: a network's own list
+/// leaves them out. Where something was not told, one that has tasks would be taken for such.
+fn add_idle(topology: &mut Topology, tasks: &HashMap<String, ListedTask>) {
+    if !topology.incomplete.is_empty() {
+        return;
+    }
+    let running: HashSet<&str> = tasks
+        .values()
+        .filter(|task| task.running)
+        .filter_map(|task| task.service.as_deref())
+        .collect();
+    let is_idle =
+        |service: &&Service| service.id.as_deref().is_some_and(|id| !running.contains(id));
+    for network in topology.networks.iter_mut().filter(|it| it.lb_namespace.is_some()) {
+        for service in topology.services.iter().filter(is_idle) {
+            let Some(vip) = service.vips.iter().find(|it| it.network == network.id) else {
+                continue;
+            };
+            match network.services.iter_mut().find(|it| it.name == service.name) {
+                Some(listed) => listed.idle = true,
+                None => network.services.push(NetworkService {
+                    name: service.name.clone(),
+                    vip: Some(vip.address),
+                    fwmark: None,
+                    ports: vec![],
+                    tasks: vec![],
+                    idle: true,
+                }),
+            }
+        }
+    }
+}
+
 /// Services that were not listed, as on any worker, from what networks and containers show.
 fn add_services(topology: &mut Topology) {
     let mut seen: BTreeMap<&str, Service> = BTreeMap::new();
@@ -327,6 +389,7 @@ fn add_services(topology: &mut Topology) {
         name: name.to_owned(),
         mode: None,
         ports: vec![],
+        vips: vec![],
         labels: BTreeMap::new(),
     };
     for network in &topology.networks {

@@ -49,15 +49,20 @@ impl Balance {
         changed
     }
 
-    /// Gives the services of an earlier look the backends that they were last said to have. A service
-    /// that only one of the two knows stays as it is until the next look.
-    pub fn bring_up_to_date(&self, snapshot: &mut Snapshot) {
+    /// Gives the services of an earlier look the backends that they were last said to have. False
+    /// where it has another director or service than were told: it takes a whole look to know that.
+    #[must_use]
+    pub fn bring_up_to_date(&self, snapshot: &mut Snapshot) -> bool {
         for namespace in &mut snapshot.namespaces {
+            let Some(ipvs) = &mut namespace.ipvs else { continue };
             let told = self.told.iter().find(|(inode, _)| *inode == namespace.inode);
-            let (Some(ipvs), Some((_, told))) = (&mut namespace.ipvs, told) else { continue };
+            let Some((_, told)) = told else { return false };
+            if told.len() != ipvs.services.len() {
+                return false;
+            }
             for service in &mut ipvs.services {
                 let Some((_, backends)) = told.iter().find(|(id, _)| *id == service.id) else {
-                    continue;
+                    return false;
                 };
                 let destination = |(address, weight): &(SocketAddr, u32)| Destination {
                     address: *address,
@@ -70,6 +75,7 @@ impl Balance {
                 service.destinations = backends.iter().map(destination).collect();
             }
         }
+        true
     }
 
     /// A director that cannot be read now is left out: that is a change, and looked at as a whole.

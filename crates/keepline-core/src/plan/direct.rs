@@ -9,7 +9,10 @@ use std::{
 use super::{Action, Change, DirectBackend, DirectService, Place, Plan, What, directors};
 use crate::{
     judge::Judgement,
-    snapshot::{Namespace, Service, ServiceId, Snapshot},
+    snapshot::{
+        Namespace, Service, ServiceId, Snapshot,
+        topology::{Network, NetworkService},
+    },
 };
 
 /// Plans the programs' tables from the directors' own: which namespace may ask for which address,
@@ -17,7 +20,7 @@ use crate::{
 #[must_use]
 pub fn direct(snapshot: &Snapshot, judgement: &Judgement, known: Option<&[DirectService]>) -> Plan {
     let mut plan = Plan::new(Action::Direct);
-    let services = services(snapshot, judgement, &mut plan);
+    let services = services(snapshot, judgement, &[], &mut plan);
     let asked = &snapshot.asked.services;
     if services.is_empty() && !asked.is_empty() && plan.refused.is_empty() {
         plan.refuse(
@@ -44,7 +47,7 @@ pub fn direct(snapshot: &Snapshot, judgement: &Judgement, known: Option<&[Direct
 #[must_use]
 pub fn follow(snapshot: &Snapshot, judgement: &Judgement, known: &[DirectService]) -> Plan {
     let mut plan = Plan::new(Action::Direct);
-    let now = services(snapshot, judgement, &mut plan);
+    let now = services(snapshot, judgement, known, &mut plan);
     if snapshot.incomplete.is_empty() { turn(snapshot, known, now) } else { Plan::new(plan.action) }
 }
 
@@ -82,22 +85,35 @@ fn answer(snapshot: &Snapshot, services: Vec<DirectService>, plan: &mut Plan) {
     });
 }
 
-/// What is to be answered directly, in order; refusals go to `plan`.
-fn services(snapshot: &Snapshot, judgement: &Judgement, plan: &mut Plan) -> Vec<DirectService> {
+/// What is to be answered directly, in order; refusals go to `plan`. `known` is what has been until
+/// now: of that remains what has lost its last backend, and has none.
+pub(super) fn services(
+    snapshot: &Snapshot,
+    judgement: &Judgement,
+    known: &[DirectService],
+    plan: &mut Plan,
+) -> Vec<DirectService> {
     let mut services: BTreeSet<DirectService> = BTreeSet::new();
-    for at in directors(snapshot, judgement) {
+    let mut emptied: BTreeSet<DirectService> = BTreeSet::new();
+    let mut places = directors(snapshot, judgement);
+    places.extend((0..).zip(&snapshot.namespaces).filter_map(|(at, it)| {
+        (snapshot.concerns(it) && unanswered(snapshot, it).is_some()).then_some(at)
+    }));
+    for at in places {
         let director = &snapshot.namespaces[at];
-        let Some(ipvs) = &director.ipvs else { continue };
         let clients = clients(snapshot, judgement, at);
         let named = clients.iter().filter_map(|client| snapshot.namespaces[*client].cookie);
         let named: Vec<u64> = named.collect();
         if named.len() < clients.len() {
             plan.refuse(&director.name, "this kernel tells no namespace cookies (5.14)");
         }
-        if clients.is_empty() {
+        if clients.is_empty() && director.ipvs.is_some() {
             plan.refuse(&director.name, "no client of it is known on this machine");
         }
-        for service in &ipvs.services {
+        if let Some(unanswered) = unanswered(snapshot, director) {
+            emptied.extend(unanswered.all(known, &named, |vip| wanted(snapshot, director, vip)));
+        }
+        for service in director.ipvs.iter().flat_map(|ipvs| &ipvs.services) {
             let addresses = addresses(director, service);
             if addresses.is_empty() {
                 plan.refuse(
@@ -116,7 +132,83 @@ fn services(snapshot: &Snapshot, judgement: &Judgement, plan: &mut Plan) -> Vec<
             }
         }
     }
+    services.extend(emptied);
+    joined(services)
+}
+
+/// In order. A namespace may reach an address that one network has left through another.
+pub(super) fn joined(mut services: BTreeSet<DirectService>) -> Vec<DirectService> {
+    let key = |service: &DirectService| (service.netns, service.vip);
+    let served: BTreeSet<(u64, IpAddr)> =
+        services.iter().filter(|it| !it.backends.is_empty()).map(key).collect();
+    services.retain(|it| !it.backends.is_empty() || !served.contains(&key(it)));
     services.into_iter().collect()
+}
+
+/// What the Engine's word says of addresses that a network's director does not balance. Who asks for
+/// one with nobody behind it is to be refused, and not to wait for an answer that nobody gives.
+pub(super) struct Unanswered<'a> {
+    network: &'a Network,
+    balanced: BTreeSet<IpAddr>,
+}
+
+/// None where the Engine says nothing of this namespace, or not everything was seen.
+pub(super) fn unanswered<'a>(
+    snapshot: &'a Snapshot,
+    director: &Namespace,
+) -> Option<Unanswered<'a>> {
+    let topology = snapshot.topology.as_ref()?;
+    let network = topology.network_of_director(director.file()).filter(|it| !it.ingress)?;
+    let mut balanced = BTreeSet::new();
+    for service in director.ipvs.iter().flat_map(|ipvs| &ipvs.services) {
+        let addresses = addresses(director, service);
+        // One whose address is not known may have any.
+        if addresses.is_empty() {
+            return None;
+        }
+        balanced.extend(addresses.into_iter().map(|(vip, ..)| vip));
+    }
+    let complete = snapshot.incomplete.is_empty() && topology.incomplete.is_empty();
+    complete.then_some(Unanswered { network, balanced })
+}
+
+impl Unanswered<'_> {
+    /// Services of which no task runs, by a manager's word.
+    pub(super) fn idle(&self) -> impl Iterator<Item = &NetworkService> {
+        let balances =
+            |service: &NetworkService| service.vip.is_none_or(|vip| self.balanced.contains(&vip));
+        self.network.services.iter().filter(move |service| service.idle && !balances(service))
+    }
+
+    /// Whether this address of a service has been left: the director does not have it, the network
+    /// knows nobody else who has it. A worker is told no more of a service that has no task.
+    pub(super) fn was_left(&self, vip: IpAddr) -> bool {
+        self.network.holds(vip) && !self.balanced.contains(&vip) && !self.network.is_taken(vip)
+    }
+
+    /// For the clients `named`: the services `known` that were left, and idle ones that are meant.
+    fn all(
+        &self,
+        known: &[DirectService],
+        named: &[u64],
+        meant: impl Fn(IpAddr) -> bool,
+    ) -> Vec<DirectService> {
+        let left = known
+            .iter()
+            .filter(|it| named.contains(&it.netns) && self.was_left(it.vip))
+            .map(|it| DirectService { backends: Vec::new(), ..it.clone() });
+        let idle = self.idle().filter_map(|it| it.vip).filter(|vip| meant(*vip)).flat_map(|vip| {
+            let of = move |netns: &u64, udp| DirectService {
+                netns: *netns,
+                vip,
+                port: None,
+                udp,
+                backends: Vec::new(),
+            };
+            named.iter().flat_map(move |netns| [of(netns, false), of(netns, true)])
+        });
+        left.chain(idle).collect()
+    }
 }
 
 /// The namespace of the machine itself: what is said of the kernel as a whole is said there.
@@ -207,8 +299,8 @@ pub(super) fn clients(
 /// Backends, by the cookie of their clients' namespace.
 type Gone = BTreeMap<u64, BTreeSet<IpAddr>>;
 
-/// Backends that their service has no longer. Not those of a service that is gone as a whole, which
-/// may only be made anew: its tasks tell their clients themselves when they end.
+/// Backends that their service has no longer. Not those of a service that its director has lost as a
+/// whole while the Engine still knows it: it is being made anew.
 fn gone(before: &[DirectService], now: &[DirectService]) -> Gone {
     let still_there = |service: &&DirectService| {
         !service.udp && now.iter().any(|it| (it.netns, it.vip) == (service.netns, service.vip))

@@ -10,7 +10,11 @@ use std::{
 
 use super::{
     Action, Change, DirectService, HoldWish, KeepaliveRules, KeepaliveWish, Memory, Plan, Refused,
-    TimeoutWish, What, direct, heal, hold, journal::Standing, keepalive, rehash, timeout, turn,
+    TimeoutWish, What,
+    direct::{self, unanswered},
+    heal, hold,
+    journal::Standing,
+    keepalive, rehash, timeout, turn,
 };
 use crate::{
     judge::{Judgement, Summary},
@@ -59,7 +63,7 @@ pub fn reconcile(
     memory: &Memory,
     due_within: Duration,
 ) -> Pass {
-    let wanted = Wanted::of(snapshot, &judgement, policies);
+    let wanted = Wanted::of(snapshot, &judgement, policies, in_force);
     let sessions = Sessions::sort(snapshot, judgement, policies);
     let (by_guard, by_hand): (Vec<&Standing>, Vec<&Standing>) =
         in_force.standing.iter().partition(|it| it.by.guard);
@@ -223,8 +227,14 @@ struct Wanted {
 
 impl Wanted {
     /// Of the directors that were asked for, and those that sessions which were asked for go through.
-    fn of(snapshot: &Snapshot, judgement: &Judgement, policies: &Policies) -> Self {
+    fn of(
+        snapshot: &Snapshot,
+        judgement: &Judgement,
+        policies: &Policies,
+        in_force: &InForce,
+    ) -> Self {
         let mut wanted = Self::default();
+        let direct = in_force.direct.as_deref().unwrap_or_default();
         let through: BTreeSet<usize> =
             judgement.sessions.iter().filter_map(|session| session.director).collect();
         for (at, namespace) in snapshot.namespaces.iter().enumerate() {
@@ -232,9 +242,7 @@ impl Wanted {
                 continue;
             }
             wanted.inodes.insert(namespace.inode, at);
-            if namespace.ipvs.is_some() {
-                wanted.add(snapshot, policies, at, namespace);
-            }
+            wanted.add(snapshot, policies, at, direct);
         }
         let everything = &policies.everything;
         wanted.keepalive_for_all =
@@ -243,30 +251,47 @@ impl Wanted {
         wanted
     }
 
-    fn add(&mut self, snapshot: &Snapshot, policies: &Policies, at: usize, director: &Namespace) {
+    /// `answered`: by the programs for direct connections, until now.
+    fn add(
+        &mut self,
+        snapshot: &Snapshot,
+        policies: &Policies,
+        at: usize,
+        answered: &[DirectService],
+    ) {
+        let director = &snapshot.namespaces[at];
         let topology = snapshot.topology.as_ref();
         let network = topology.and_then(|it| it.network_of_director(director.file()));
-        let services = services(policies, director, network);
+        let services = services(snapshot, policies, director, network);
         // The director as a whole has one timeout: the longest that is wished.
         let mut longest = None;
         for (service, vip, policy) in &services {
             let strategy = policy.strategy.value;
-            if strategy == Strategy::Timeout {
+            if strategy == Strategy::Timeout && service.is_some() {
                 longest = longest.max(Some(policy.tcp_timeout.value));
             }
-            if strategy.rehashes(network) {
-                self.rehash.entry(at).or_default().push(*service);
+            if let Some(service) = service.filter(|_| strategy.rehashes(network)) {
+                self.rehash.entry(at).or_default().push(service);
             }
-            if strategy == Strategy::Keepalive {
+            if strategy == Strategy::Keepalive && service.is_some() {
                 let others = others(&services, |it| {
                     it.strategy.value == Strategy::Keepalive && it.keepalive() == policy.keepalive()
                 });
                 self.keepalive.entry(policy.keepalive()).or_default().insert(at, others);
             }
             if strategy == Strategy::Direct && vip.is_some() {
-                let others = others(&services, |it| it.strategy.value == Strategy::Direct);
-                self.direct.insert(at, others);
+                self.direct.entry(at).or_default();
             }
+        }
+        // A worker is told nothing more of a service that has lost its last task, its labels included:
+        // what was wanted of it holds until somebody has its address.
+        if unanswered(snapshot, director)
+            .is_some_and(|it| answered.iter().any(|service| it.was_left(service.vip)))
+        {
+            self.direct.entry(at).or_default();
+        }
+        if let Some(not_meant) = self.direct.get_mut(&at) {
+            *not_meant = others(&services, |it| it.strategy.value == Strategy::Direct);
         }
         if let Some(timeout) = longest {
             self.timeouts.entry(timeout).or_default().insert(at);
@@ -392,24 +417,22 @@ impl Wanted {
         if self.direct.is_empty() {
             return None;
         }
-        let mut now = Vec::new();
+        let mut now = BTreeSet::new();
         let mut refused = Vec::new();
         let nobody = none();
         for (director, not_meant) in &self.direct {
             focus(snapshot, |at| at == *director);
-            let mut plan = direct(snapshot, sessions.direct.get(director).unwrap_or(&nobody), None);
+            let judgement = sessions.direct.get(director).unwrap_or(&nobody);
+            let mut plan = Plan::new(Action::Direct);
+            let services =
+                direct::services(snapshot, judgement, known.unwrap_or_default(), &mut plan);
             refused.append(&mut plan.refused);
-            for change in plan.changes {
-                let What::Direct { after: Some(services), .. } = change.what else { continue };
-                now.extend(services.into_iter().filter(|it| !not_meant.contains(&it.vip)));
-            }
+            now.extend(services.into_iter().filter(|it| !not_meant.contains(&it.vip)));
         }
-        now.sort_unstable();
-        now.dedup();
         if known.is_none() && now.is_empty() {
             return None;
         }
-        let mut plan = turn(snapshot, known.unwrap_or_default(), now);
+        let mut plan = turn(snapshot, known.unwrap_or_default(), direct::joined(now));
         plan.refused = refused;
         Some(plan)
     }
@@ -423,34 +446,43 @@ fn focus(snapshot: &mut Snapshot, meant: impl Fn(usize) -> bool) {
     }
 }
 
-/// The services of a director: how IPVS knows them, their virtual address, and what holds for them.
+/// A service of a director: how IPVS knows it, its virtual address, and what holds for it.
+type Led<'a> = (Option<ServiceId>, Option<IpAddr>, &'a Policy);
+
+/// The services of a director, and those of its network that have no task: IPVS does not know them.
 fn services<'a>(
+    snapshot: &Snapshot,
     policies: &'a Policies,
     director: &Namespace,
     network: Option<&Network>,
-) -> Vec<(ServiceId, Option<IpAddr>, &'a Policy)> {
+) -> Vec<Led<'a>> {
     let services = director.ipvs.iter().flat_map(|ipvs| &ipvs.services);
-    services
-        .map(|service| {
-            let Some(network) = network else {
-                let vip = match service.id {
-                    ServiceId::Tcp(at) | ServiceId::Udp(at) | ServiceId::Sctp(at) => Some(at.ip()),
-                    ServiceId::Fwmark(mark) => marked(director, mark),
-                };
-                return (service.id, vip, &policies.everything);
+    let balanced = services.map(|service| {
+        let id = Some(service.id);
+        let Some(network) = network else {
+            let vip = match service.id {
+                ServiceId::Tcp(at) | ServiceId::Udp(at) | ServiceId::Sctp(at) => Some(at.ip()),
+                ServiceId::Fwmark(mark) => marked(director, mark),
             };
-            let named = match service.id {
-                ServiceId::Fwmark(mark) => network.service_marked(mark),
-                ServiceId::Tcp(at) | ServiceId::Udp(at) | ServiceId::Sctp(at) => {
-                    network.service_at(at.ip())
-                }
-            };
-            match named {
-                Some(named) => (service.id, named.vip, policies.service(network, named)),
-                None => (service.id, None, policies.network(network)),
+            return (id, vip, &policies.everything);
+        };
+        let named = match service.id {
+            ServiceId::Fwmark(mark) => network.service_marked(mark),
+            ServiceId::Tcp(at) | ServiceId::Udp(at) | ServiceId::Sctp(at) => {
+                network.service_at(at.ip())
             }
-        })
-        .collect()
+        };
+        match named {
+            Some(named) => (id, named.vip, policies.service(network, named)),
+            None => (id, None, policies.network(network)),
+        }
+    });
+    let mut services: Vec<_> = balanced.collect();
+    if let (Some(network), Some(unanswered)) = (network, unanswered(snapshot, director)) {
+        let idle = unanswered.idle().map(|it| (None, it.vip, policies.service(network, it)));
+        services.extend(idle);
+    }
+    services
 }
 
 fn marked(director: &Namespace, mark: u32) -> Option<IpAddr> {
@@ -458,9 +490,6 @@ fn marked(director: &Namespace, mark: u32) -> Option<IpAddr> {
 }
 
 /// The virtual addresses of those that `meant` is not true of.
-fn others(
-    services: &[(ServiceId, Option<IpAddr>, &Policy)],
-    meant: impl Fn(&Policy) -> bool,
-) -> BTreeSet<IpAddr> {
+fn others(services: &[Led<'_>], meant: impl Fn(&Policy) -> bool) -> BTreeSet<IpAddr> {
     services.iter().filter(|(.., policy)| !meant(policy)).filter_map(|(_, vip, _)| *vip).collect()
 }

@@ -135,12 +135,28 @@ pub struct Network {
     /// The director's own address on this node: a backend sees it as the peer.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lb_address: Option<IpAddr>,
+    /// Where its addresses are from.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub subnets: Vec<Subnet>,
+    /// Addresses, on all nodes, of what belongs to no service: containers that were attached by hand.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub attached: Vec<IpAddr>,
     /// Its labels that concern Keepline (`keepline.…`).
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub labels: BTreeMap<String, String>,
-    /// Services with tasks in this network, on all nodes.
+    /// Services with tasks in this network, on all nodes; on managers also those that have an
+    /// address here while no task of theirs runs.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub services: Vec<NetworkService>,
+}
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// Any address in it.
+    pub address: IpAddr,
+    /// How many of its bits all of them share.
+    pub prefix: u8,
 }
 
 /// A service in one network, as this node balances it.
@@ -160,6 +176,10 @@ pub struct NetworkService {
     /// Its tasks in this network.
     #[serde(default)]
     pub tasks: Vec<Task>,
+    /// Whether no task of it runs, by a manager's word. That a network lists none proves nothing:
+    /// after the Engine's restart the list fills anew.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub idle: bool,
 }
 
 /// A task in one network.
@@ -204,10 +224,22 @@ pub struct Service {
     /// Published ports. Workers see those of the ingress network only.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub ports: Vec<Port>,
+    /// Its virtual addresses, told by managers only: it has them with or without tasks.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub vips: Vec<Vip>,
     /// Its labels that concern Keepline (`keepline.…`). Workers are told none of a service: there
     /// those of its containers count.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub labels: BTreeMap<String, String>,
+}
+
+/// A service's virtual address in one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vip {
+    /// Network id.
+    pub network: String,
+    /// The address there.
+    pub address: IpAddr,
 }
 
 /// A published port.
@@ -315,7 +347,43 @@ impl Topology {
     }
 }
 
+impl Subnet {
+    /// Whether an address is in it.
+    #[must_use]
+    pub fn holds(self, address: IpAddr) -> bool {
+        let differ = match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                (own.to_bits() ^ other.to_bits()).leading_zeros()
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                (own.to_bits() ^ other.to_bits()).leading_zeros()
+            }
+            _ => return false,
+        };
+        differ >= u32::from(self.prefix)
+    }
+}
+
 impl Network {
+    /// Whether an address is one of its own.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.subnets.iter().any(|subnet| subnet.holds(address))
+    }
+
+    /// Whether somebody has this address here: a service of which a task may run, a task, or a
+    /// container that was attached by hand.
+    #[must_use]
+    pub fn is_taken(&self, address: IpAddr) -> bool {
+        let has = |service: &NetworkService| {
+            service.vip == Some(address) && !service.idle
+                || service.tasks.iter().any(|task| task.address == address)
+        };
+        self.lb_address == Some(address)
+            || self.attached.contains(&address)
+            || self.services.iter().any(has)
+    }
+
     /// The service with this virtual address here.
     #[must_use]
     pub fn service_at(&self, vip: IpAddr) -> Option<&NetworkService> {

@@ -48,6 +48,7 @@ pub fn topology() -> Topology {
             node: None,
             endpoint: None,
         }],
+        idle: false,
     };
     Topology {
         containers: vec![
@@ -68,6 +69,7 @@ pub fn topology() -> Topology {
                 name: "db".to_owned(),
                 mode: None,
                 ports: vec![],
+                vips: vec![],
                 labels: BTreeMap::new(),
             },
             Service {
@@ -75,6 +77,7 @@ pub fn topology() -> Topology {
                 name: "dba".to_owned(),
                 mode: None,
                 ports: vec![],
+                vips: vec![],
                 labels: BTreeMap::new(),
             },
         ],

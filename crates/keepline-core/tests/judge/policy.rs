@@ -5,14 +5,17 @@ use std::{collections::BTreeSet, time::Duration};
 use keepline_core::{
     Judgement, Options, Snapshot, judge,
     plan::{
-        self, Action, Change, InForce, KeepaliveRule, KeepaliveWish, Memory, Pass, Place, Plan,
-        What,
+        self, Action, Change, DirectService, InForce, KeepaliveRule, KeepaliveWish, Memory, Pass,
+        Place, Plan, What,
         journal::{By, Standing, squashed},
         reconcile,
     },
     policy::{Layer, Policies, Remembered, Rules, Source, Strategy, label_faults},
     session::Table,
-    snapshot::{Mark, Select, ServiceId, Topology, topology::Named},
+    snapshot::{
+        Incomplete, Mark, Select, ServiceId, Topology,
+        topology::{Named, Subnet},
+    },
 };
 
 use crate::{build::*, names::topology};
@@ -227,11 +230,7 @@ fn a_timeout_is_set_once_and_taken_back_when_nobody_wants_it() {
 
     // What was not seen may be wanted still.
     let mut snapshot = with_timeout(7200);
-    snapshot.incomplete.push(keepline_core::snapshot::Incomplete {
-        what: "x".to_owned(),
-        why: "y".to_owned(),
-        help: None,
-    });
+    snapshot.incomplete.push(Incomplete { what: "x".to_owned(), why: "y".to_owned(), help: None });
     assert_eq!(pass(snapshot, &other, &in_force).undo, []);
 }
 
@@ -343,6 +342,86 @@ fn one_service_is_answered_directly_and_its_neighbour_is_not() {
     assert!(!services.is_empty());
     assert!(services.iter().all(|it| it.vip == address(VIP).ip()), "{services:?}");
     assert!(pass.plans.iter().any(|it| it.action == Action::Hold), "what was open before is held");
+}
+
+/// Scaled to nothing: the Engine takes the service off the director as a whole, and it keeps its address.
+#[test]
+fn a_service_without_tasks_refuses_and_its_sessions_end() {
+    let (mut snapshot, mut topology) = two_services();
+    label(&mut topology, "strategy", "direct");
+    let meant = policies(&Rules::default(), &topology);
+    let vip = address(VIP).ip();
+    let services_of = |change: &Change| match &change.what {
+        What::Direct { after, .. } => after.clone(),
+        _ => None,
+    };
+    type Known<'a> = Option<&'a [DirectService]>;
+    let pass = |snapshot: &Snapshot, topology: &Topology, policies: &Policies, known: Known<'_>| {
+        let mut snapshot = snapshot.clone();
+        snapshot.join(topology.clone());
+        let judgement = judge(&snapshot, &Options::default());
+        let in_force = InForce { direct: known.map(<[_]>::to_vec), ..InForce::default() };
+        pass_of(&mut snapshot, judgement, policies, &in_force)
+    };
+    let changes = |pass: Pass| {
+        let direct = pass.plans.into_iter().find(|it| it.action == Action::Direct);
+        direct.map(|it| it.changes).unwrap_or_default()
+    };
+    let begun = changes(pass(&snapshot, &topology, &meant, None));
+    let known = services_of(&begun[0]).unwrap();
+    assert!(known.iter().all(|it| it.vip == vip && it.backends.len() == 1), "{known:?}");
+
+    // Somebody is connected directly.
+    let mut socket = snapshot.namespaces[CLIENT].sockets[0].clone();
+    socket.remote = address(BACKEND_ADDRESS);
+    snapshot.namespaces[CLIENT].sockets.push(socket);
+    snapshot.namespaces[DIRECTOR].ipvs.as_mut().unwrap().services.remove(0);
+    // A restarted Engine has no tasks in its list at first: that proves nothing.
+    topology.networks[0].services[0].tasks.clear();
+    let unknown = changes(pass(&snapshot, &topology, &meant, Some(&known)));
+    assert!(!unknown.iter().any(|it| matches!(it.what, What::Disconnect { .. })), "{unknown:?}");
+    topology.networks[0].services[0].idle = true;
+    let left = changes(pass(&snapshot, &topology, &meant, Some(&known)));
+    assert!(left.iter().any(|it| matches!(it.what, What::Disconnect { .. })), "{left:?}");
+    let now = services_of(left.last().unwrap()).unwrap();
+    assert_eq!(now.len(), known.len());
+    assert!(now.iter().all(|it| it.vip == vip && it.backends.is_empty()), "{now:?}");
+    assert_eq!(changes(pass(&snapshot, &topology, &meant, Some(&now))), [], "and it stays so");
+
+    // A worker is told nothing more, neither of the service nor of its labels: by the addresses that
+    // its network knows.
+    let mut worker = topology.clone();
+    worker.networks[0].services.remove(0);
+    worker.services.remove(0);
+    let nothing = policies(&Rules::default(), &worker);
+    let everything = policies(&rules(&[("strategy", "direct")]), &worker);
+    let on_worker = |worker: &Topology, by: &Policies| {
+        let changes = changes(pass(&snapshot, worker, by, Some(&known)));
+        let last = changes.last().and_then(services_of).unwrap_or_default();
+        let of_it: Vec<_> = last.into_iter().filter(|it| it.vip == vip).collect();
+        (of_it, changes.iter().any(|it| matches!(it.what, What::Disconnect { .. })))
+    };
+    assert_eq!(on_worker(&worker, &everything), (vec![], false), "no address of this network");
+    worker.networks[0].subnets = vec![Subnet { address: "10.0.1.0".parse().unwrap(), prefix: 24 }];
+    assert_eq!(on_worker(&worker, &nothing), (now.clone(), true));
+    assert_eq!(on_worker(&worker, &everything), (now.clone(), false), "`web` has its backend, too");
+    worker.networks[0].attached = vec![vip];
+    assert_eq!(on_worker(&worker, &everything), (vec![], false), "another's by now");
+
+    // The director has nothing left at all: the same.
+    snapshot.namespaces[DIRECTOR].ipvs = None;
+    assert_eq!(changes(pass(&snapshot, &topology, &meant, Some(&now))), []);
+    // By hand, of the one service that is meant.
+    snapshot.join(topology);
+    let select = Select { services: vec!["db".to_owned()], ..Select::default() };
+    snapshot.select(&select, &BTreeSet::new()).unwrap();
+    let plan = plan::direct(&snapshot, &judge(&snapshot, &Options::default()), None);
+    let asked = services_of(&plan.changes[0]).unwrap();
+    assert!(asked.iter().all(|it| it.vip == vip && it.backends.is_empty()), "{asked:?}");
+    // What was not seen may be balanced there.
+    snapshot.incomplete.push(Incomplete { what: "x".into(), why: "y".into(), help: None });
+    let plan = plan::direct(&snapshot, &judge(&snapshot, &Options::default()), None);
+    assert_eq!(plan.changes, []);
 }
 
 #[test]

@@ -1,20 +1,22 @@
 //! What a real Engine 20.10 answers, on a manager and on a worker of the same Swarm. The expected
 //! values are those that `ip addr` and `iptables-save` showed in the namespaces when recorded.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use keepline_core::snapshot::{
     Topology,
     topology::{EndpointMode, Network, Port},
 };
 
-use crate::fake::replay;
+use crate::fake::{Answer, not_found, replay};
 
 const MANAGER: &str = "engine-20.10/manager";
 const WORKER: &str = "engine-20.10/worker";
 
+const PATIENCE: Duration = Duration::from_secs(20);
+
 fn of(folder: &str) -> Topology {
-    replay(folder, |_| None).ask(Duration::from_secs(20)).unwrap()
+    replay(folder, |_| None).ask(PATIENCE).unwrap()
 }
 
 fn services(network: &Network) -> Vec<String> {
@@ -88,7 +90,11 @@ fn networks_of_the_manager() {
         tasks(net1, "db"),
         ["10.0.1.3 192.168.77.1 Some(\"node1\")", "10.0.1.4 192.168.77.2 Some(\"node2\")"]
     );
+    assert!(net1.holds("10.0.1.77".parse().unwrap()) && !net1.holds("10.0.2.1".parse().unwrap()));
+    let taken = |address: &str| net1.is_taken(address.parse().unwrap());
+    assert!(taken("10.0.1.2") && taken("10.0.1.10") && !taken("10.0.1.77"));
     let backend = topology.network_of_director("lb_uxf1fulf4").unwrap();
+    assert_eq!(backend.attached, ["10.0.2.7".parse::<IpAddr>().unwrap()], "attached by hand");
     assert_eq!((backend.name.as_str(), backend.dsr), ("backend", true));
     let ingress = topology.network_of_director("ingress_sbox").unwrap();
     assert_eq!(ingress.lb_address, Some("10.0.0.2".parse().unwrap()));
@@ -117,10 +123,38 @@ fn services_of_the_manager() {
     assert_eq!(topology.services.len(), 3);
 }
 
+/// A service keeps its address while it is scaled to nothing, and its networks leave it out. That they
+/// do alone proves nothing: after the Engine's restart their lists fill anew.
+#[test]
+fn a_manager_tells_of_services_of_which_no_task_runs() {
+    let lone = |path: &str| path.starts_with("/networks/jta40zmm");
+    let without_tasks = move |path: &str| match path {
+        path if path.starts_with("/tasks?") => Some(Answer::Json("[]".to_owned())),
+        path if lone(path) => Some(Answer::Json(r#"{"Services":{}}"#.to_owned())),
+        _ => None,
+    };
+    let topology = replay(MANAGER, without_tasks).ask(PATIENCE).unwrap();
+    let idle = |topology: &Topology, director: &str| {
+        let network = topology.network_of_director(director).unwrap();
+        let idle = network.services.iter().filter(|service| service.idle);
+        idle.map(|it| format!("{} {}", it.name, it.vip.unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(idle(&topology, "lb_jta40zmmg"), ["db 10.0.1.2", "web 10.0.1.8"]);
+    assert_eq!(idle(&topology, "lb_uxf1fulf4"), ["db 10.0.2.2"], "listed there still");
+
+    let restarted = move |path: &str| lone(path).then(|| without_tasks(path)).flatten();
+    let topology = replay(MANAGER, restarted).ask(PATIENCE).unwrap();
+    assert_eq!(idle(&topology, "lb_jta40zmmg"), [] as [&str; 0], "its tasks run");
+    let refused = |path: &str| path.starts_with("/tasks?").then(not_found);
+    let topology = replay(MANAGER, refused).ask(PATIENCE).unwrap();
+    assert!(!topology.incomplete.is_empty());
+    assert_eq!(idle(&topology, "lb_uxf1fulf4"), [] as [&str; 0], "nobody told");
+}
+
 #[test]
 fn a_worker_knows_the_same_but_for_names_of_other_nodes() {
     let fake = replay(WORKER, |_| None);
-    let topology = fake.ask(Duration::from_secs(20)).unwrap();
+    let topology = fake.ask(PATIENCE).unwrap();
     assert_eq!(topology.incomplete, Vec::<String>::new());
     assert!(!topology.manager && topology.nodes.is_empty());
     assert_eq!(topology.node_name.as_deref(), Some("node2"));

@@ -281,19 +281,17 @@ impl Tables {
 
     /// What is seen now, if that may be something else.
     fn news(&mut self, select: &Select) -> anyhow::Result<Option<&Seen>> {
-        match &mut self.seen {
-            Some((looked, seen)) if looked.elapsed() < Self::LOOK => {
-                if !self.balance.has_changed() {
-                    return Ok(None);
-                }
-                self.balance.bring_up_to_date(&mut seen.snapshot);
-            }
-            old => {
-                self.balance.begin();
-                let seen = Seen::take(select)?;
-                self.balance.follow(&seen.snapshot);
-                *old = Some((Instant::now(), seen));
-            }
+        let recent = self.seen.as_mut().filter(|(looked, _)| looked.elapsed() < Self::LOOK);
+        let known = match recent {
+            Some(_) if !self.balance.has_changed() => return Ok(None),
+            Some((_, seen)) => self.balance.bring_up_to_date(&mut seen.snapshot),
+            None => false,
+        };
+        if !known {
+            self.balance.begin();
+            let seen = Seen::take(select)?;
+            self.balance.follow(&seen.snapshot);
+            self.seen = Some((Instant::now(), seen));
         }
         Ok(self.seen.as_ref().map(|(_, seen)| seen))
     }

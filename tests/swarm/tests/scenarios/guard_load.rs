@@ -101,6 +101,7 @@ scenario! {
             let told = guards.told(node);
             println!("node{node}: a look took {} s; {} entries held", told["took_seconds"], told["held"]);
             assert_eq!(told["troubles"], serde_json::json!([]), "{told:#}");
+            println!("{}", ground.run(node, "grep renewed /run/guard.log | tail -n 4"));
         }
     }
 }

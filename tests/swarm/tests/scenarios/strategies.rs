@@ -330,11 +330,13 @@ scenario! {
         let scene = Scene::new(ground);
         let director = &scene.directors[0];
         let through = Session::open(ground, 1, Container("app"), "trio 7000");
-        ground.run(
-            1,
-            "(setsid keepline apply direct --service trio --yes >/run/direct.log 2>&1 </dev/null &)
-             wait_for grep -q 'following the backends' /run/direct.log; cat /run/direct.log",
-        );
+        for node in [1, 2] {
+            ground.run(
+                node,
+                "(setsid keepline apply direct --service trio --yes >/run/direct.log 2>&1 </dev/null &)
+                 wait_for grep -q 'following the backends' /run/direct.log; cat /run/direct.log",
+            );
+        }
         let mut crowd = Crowd::open(ground, 1, Container("app"), "trio 7000", COUNT);
         assert_eq!(crowd.backends, scene.replicas(), "spread over all tasks");
         let seen = Session::open(ground, 1, Container("app"), "trio 7000");
@@ -353,11 +355,62 @@ scenario! {
         let fresh = Crowd::open(ground, 1, Container("app"), "trio 7000", 5);
         assert_eq!(fresh.backends, 1);
         drop(fresh);
-        ground.run(1, "pkill -INT -f '^keepline apply direct'; wait_for grep -q 'no longer' /run/direct.log
-                       keepline undo direct --yes; test ! -e /sys/fs/bpf/keepline");
+        // None is left: refused at once, and the last one's clients learn, on a manager and a worker.
+        let mut last = [(1, "app"), (2, "far")]
+            .map(|(node, client)| Session::open(ground, node, Container(client), "trio 7000"));
+        ground.run(1, "docker service scale --detach trio=0 >/dev/null");
+        for (node, client) in [(1, "app"), (2, "far")] {
+            let refused = refusal(ground, node, client, director, &through.server);
+            println!("none left, node{node}:\n{refused}");
+            assert!(refused.trim_end().ends_with("ECONNREFUSED after 0.0 s"), "{refused}");
+        }
+        for session in &mut last {
+            assert!(session.write().starts_with("lost"));
+        }
+        drop(last);
+        scene.scale(2);
+        drop(Crowd::open_once_served(ground, 1, Container("app"), "trio 7000", 5));
+        drop(Crowd::open_once_served(ground, 2, Container("far"), "trio 7000", 5));
+        for node in [1, 2] {
+            ground.run(
+                node,
+                "pkill -INT -f '^keepline apply direct'; wait_for grep -q 'no longer' /run/direct.log
+                 keepline undo direct --yes; test ! -e /sys/fs/bpf/keepline",
+            );
+        }
         let after = Session::open(ground, 1, Container("app"), "trio 7000");
         assert!(ground.left(1, director, &after.client).is_some(), "through the director again");
     }
+}
+
+/// Tries to connect to a service that its director has no longer, until that is refused or half a
+/// minute has gone: how each try ended, and after which time.
+fn refusal(ground: &Ground, node: u8, client: &str, director: &str, server: &str) -> String {
+    let (address, port) = server.rsplit_once(':').expect("an address with a port");
+    let pid = ground.pid(node, &ground.container(node, client));
+    let script = format!(
+        "left() {{ ! nsenter --net=/var/run/docker/netns/{director} ip -4 addr | grep -qF ' {address}/'; }}
+         wait_for left
+         nsenter --net --target {pid} python3 -c '
+import errno, socket, time
+begun = time.monotonic()
+while True:
+    s = socket.socket()
+    s.settimeout(60)
+    tried = time.monotonic()
+    try:
+        s.connect((\"{address}\", {port}))
+        said = \"connected\"
+    except OSError as error:
+        said = errno.errorcode.get(error.errno, str(error))
+    s.close()
+    now = time.monotonic()
+    print(f\"{{tried - begun:.1f}} s: {{said}} after {{now - tried:.1f}} s\", flush=True)
+    if said == \"ECONNREFUSED\" or now - begun > 30: break
+    time.sleep(0.1)
+'"
+    );
+    ground.run(node, &script)
 }
 
 scenario! {

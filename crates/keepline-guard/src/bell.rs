@@ -130,25 +130,22 @@ pub(crate) fn on_events(rope: Sender<Ring>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Rings when a namespace gets a name, or loses it, in one of `folders`. A folder that is not there
-/// yet is waited for.
+/// Rings when a namespace gets a name in `folder`, or loses it. A folder that is not there yet is
+/// waited for.
 ///
 /// # Errors
 /// When no thread can be made.
-pub(crate) fn on_namespaces(rope: Sender<Ring>, folders: Vec<PathBuf>) -> std::io::Result<()> {
-    /// So often folders that are not there are looked for.
+pub(crate) fn on_namespaces(rope: Sender<Ring>, folder: PathBuf) -> std::io::Result<()> {
+    /// So often a folder that is not there is looked for.
     const AGAIN: Duration = Duration::from_secs(2);
-    for folder in folders {
-        let rope = rope.clone();
-        thread::Builder::new().name("namespaces".to_owned()).spawn(move || {
-            loop {
-                if watch(&folder, &rope).is_none() {
-                    return;
-                }
-                thread::sleep(AGAIN);
+    thread::Builder::new().name("namespaces".to_owned()).spawn(move || {
+        loop {
+            if watch(&folder, &rope).is_none() {
+                return;
             }
-        })?;
-    }
+            thread::sleep(AGAIN);
+        }
+    })?;
     Ok(())
 }
 
@@ -184,6 +181,17 @@ fn watch(folder: &Path, rope: &Sender<Ring>) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_in_a_folder_rings() {
+        let patience = Duration::from_secs(20);
+        let folder = tempfile::tempdir().unwrap();
+        let bell = Bell::new();
+        on_namespaces(bell.rope(), folder.path().to_owned()).unwrap();
+        assert_eq!(bell.wait(patience), Some(Ring::Namespaces), "it may have had some before");
+        std::fs::write(folder.path().join("lb_edja88p19"), "").unwrap();
+        assert_eq!(bell.wait(patience), Some(Ring::Namespaces));
+    }
 
     #[test]
     fn what_is_asked_for_does_not_wait_for_a_crowd() {

@@ -3,6 +3,7 @@
 //! directors before it answers.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -73,6 +74,13 @@ impl Engine {
     pub(crate) fn stir(&mut self) {
         self.again = None;
         self.stirred = true;
+    }
+
+    /// The folder in which it names namespaces, where one of them is there: its exec-root may be
+    /// anywhere.
+    pub(crate) fn namespaces(&self) -> Option<PathBuf> {
+        let folder = self.topology.as_ref()?.netns_folder.as_ref()?;
+        std::fs::canonicalize(folder).ok()
     }
 
     /// What it tells, asked anew where that is due.
@@ -187,6 +195,22 @@ mod tests {
         assert_eq!(engine.again, None, "something has changed since: it is asked again");
         assert!(engine.topology().is_some() && engine.again.is_some());
         assert!(bell.try_recv().is_err(), "what was waited for does not ring");
+    }
+
+    #[test]
+    fn the_folder_of_namespaces_is_where_it_says_if_it_is_there() {
+        let (rope, _bell) = channel();
+        let mut engine = Engine::asked_by(slow, rope);
+        assert_eq!(engine.namespaces(), None);
+        let folder = tempfile::tempdir().unwrap();
+        let told = |path: &std::path::Path| Topology {
+            netns_folder: Some(path.to_str().unwrap().to_owned()),
+            ..Topology::default()
+        };
+        engine.topology = Some(told(folder.path()));
+        assert_eq!(engine.namespaces(), folder.path().canonicalize().ok());
+        engine.topology = Some(told(&folder.path().join("gone")));
+        assert_eq!(engine.namespaces(), None);
     }
 
     #[test]

@@ -40,6 +40,8 @@ use crate::{
 const SETTLING: Duration = Duration::from_secs(10);
 /// After a pass that failed as a whole: what it failed by may end any time.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
+/// Where the engine and `ip netns` give namespaces their names.
+const FOLDERS: [&str; 2] = ["/run/docker/netns", "/run/netns"];
 /// Backends of direct connections are compared so often.
 const FOLLOW: Duration = Duration::from_millis(700);
 
@@ -102,6 +104,8 @@ struct Guard {
     /// How long the last pass took.
     took: Duration,
     orphans: BTreeSet<(u64, u64)>,
+    /// Folders in which namespaces get their names.
+    watched: BTreeSet<PathBuf>,
     /// What directors balance, where connections are answered directly.
     followed: Option<Balance>,
     troubles: BTreeSet<String>,
@@ -136,6 +140,7 @@ impl Guard {
             settling: None,
             took: Duration::ZERO,
             orphans: BTreeSet::new(),
+            watched: BTreeSet::new(),
             followed: None,
             troubles: BTreeSet::new(),
             metrics: Arc::new(Metrics::default()),
@@ -152,7 +157,7 @@ impl Guard {
         }
     }
 
-    fn listen(&self, bell: &Bell, options: &Options) -> Result<(), GuardError> {
+    fn listen(&mut self, bell: &Bell, options: &Options) -> Result<(), GuardError> {
         let desk = Desk {
             state: Arc::clone(&self.state),
             metrics: Arc::clone(&self.metrics),
@@ -169,8 +174,22 @@ impl Guard {
         web::serve(desk, listen, &socket, group)
             .map_err(|(what, source)| GuardError::System { what, source })?;
         bell::on_events(bell.rope()).map_err(GuardError::system("follow events"))?;
-        let folders = ["/run/docker/netns", "/run/netns"].map(PathBuf::from).to_vec();
-        bell::on_namespaces(bell.rope(), folders).map_err(GuardError::system("watch namespaces"))
+        self.watch(bell, FOLDERS.map(PathBuf::from))
+    }
+
+    /// Watches folders of namespaces from now on, too.
+    fn watch(
+        &mut self,
+        bell: &Bell,
+        folders: impl IntoIterator<Item = PathBuf>,
+    ) -> Result<(), GuardError> {
+        for folder in folders {
+            if self.watched.insert(folder.clone()) {
+                bell::on_namespaces(bell.rope(), folder)
+                    .map_err(GuardError::system("watch namespaces"))?;
+            }
+        }
+        Ok(())
     }
 
     fn go_on(&mut self, bell: &Bell) -> Result<bool, GuardError> {
@@ -188,6 +207,7 @@ impl Guard {
                     Passed { result: Passed::FAILED, next: AFTER_FAILURE }
                 }
             };
+            self.watch(bell, self.engine.namespaces())?;
             if !ready {
                 ready = true;
                 tell_systemd(&[NotifyState::Ready]);
@@ -225,6 +245,8 @@ impl Guard {
                 return Some(ring);
             }
             if self.followed.as_mut().is_some_and(Balance::has_changed) {
+                // A worker has no event of what happens on other nodes.
+                self.engine.stir();
                 return Some(Ring::Asked);
             }
         }

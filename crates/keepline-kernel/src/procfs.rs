@@ -55,24 +55,35 @@ pub fn command(proc: &Path, pid: u32) -> Option<String> {
     Some(String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned())
 }
 
-/// Id of the container that a process is in: 64 hexadecimal digits in its cgroup's path, as
-/// Docker, containerd, CRI-O and Podman name them, with either cgroup driver.
+/// The container that a process is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contained {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Whether that is in another container: its engine runs in there.
+    pub nested: bool,
+}
+
+/// The container that a process is in, by 64 hexadecimal digits in its cgroup's path, as Docker,
+/// containerd, CRI-O and Podman name them, with either cgroup driver.
 #[must_use]
-pub fn container(proc: &Path, pid: u32) -> Option<String> {
+pub fn container(proc: &Path, pid: u32) -> Option<Contained> {
     let cgroups = fs::read_to_string(proc.join(format!("{pid}/cgroup"))).ok()?;
     cgroups.lines().find_map(container_in)
 }
 
-fn container_in(line: &str) -> Option<String> {
+fn container_in(line: &str) -> Option<Contained> {
     const LENGTH: usize = 64;
     let path = line.splitn(3, ':').nth(2)?;
-    path.rsplit('/').find_map(|part| {
+    let mut ids = path.rsplit('/').filter_map(|part| {
         let name = part.strip_suffix(".scope").unwrap_or(part);
         // docker-ID, cri-containerd-ID, crio-ID, libpod-ID; or the id alone.
         let id = name.rsplit(['-', ':']).next()?;
         let hexadecimal = id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        (id.len() == LENGTH && hexadecimal).then(|| id.to_owned())
-    })
+        (id.len() == LENGTH && hexadecimal).then_some(id)
+    });
+    let id = ids.next()?;
+    Some(Contained { id: id.to_owned(), nested: ids.any(|outer| outer != id) })
 }
 
 /// A kernel setting of the calling thread's network namespace, by its path below `/proc/sys`.
@@ -127,7 +138,16 @@ mod tests {
             ),
             format!("0::/machine.slice/libpod-{id}.scope/container"),
         ] {
-            assert_eq!(container_in(&line).as_deref(), Some(id), "{line}");
+            let contained = Contained { id: id.to_owned(), nested: false };
+            assert_eq!(container_in(&line), Some(contained), "{line}");
+        }
+        let outer = id.replace('4', "5");
+        for line in [
+            format!("0::/system.slice/docker-{outer}.scope/docker/{id}"),
+            format!("4:cpu:/docker/{outer}/docker/{id}"),
+        ] {
+            let contained = Contained { id: id.to_owned(), nested: true };
+            assert_eq!(container_in(&line), Some(contained), "{line}");
         }
         for line in ["0::/", "0::/user.slice/user-0.slice/session-1.scope", "garbage"] {
             assert_eq!(container_in(line), None, "{line}");

@@ -68,7 +68,7 @@ fn describe(
     let container = (!is_host)
         .then(|| namespace.pids.first().and_then(|pid| procfs::container(proc, *pid)))
         .flatten()
-        .map(|id| Container { id, name: None });
+        .map(|found| Container { id: found.id, name: None, nested: found.nested });
     let name = if is_host {
         HOST.to_owned()
     } else {

@@ -8,6 +8,7 @@ use std::{
 use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::networks::Networks;
 use crate::{
     parallel,
     session::{EntryRef, SocketRef, Table},
@@ -124,6 +125,8 @@ pub(super) struct Index {
     owners: FxHashMap<IpAddr, Vec<usize>>,
     /// Who has an Ethernet address.
     links: FxHashMap<LinkAddress, Vec<usize>>,
+    /// Who is attached to whose network.
+    networks: Networks,
     /// Which Ethernet address a namespace sends to for an address.
     neighbours: FxHashMap<(usize, IpAddr), LinkAddress>,
     /// Who balances an address and port by an IPVS service of its own.
@@ -155,6 +158,7 @@ impl Index {
             backs,
             owners: FxHashMap::default(),
             links: FxHashMap::default(),
+            networks: Networks::new(snapshot),
             neighbours: FxHashMap::default(),
             services: FxHashMap::default(),
             translated: FxHashMap::default(),
@@ -229,7 +233,14 @@ impl Index {
     /// networks may overlap, but on the link one answers. What is not known rules nothing out.
     pub(super) fn answers(&self, here: usize, address: IpAddr, namespace: usize) -> bool {
         let answering = self.neighbours.get(&(here, address)).and_then(|link| self.links.get(link));
-        namespace == here || answering.is_none_or(|owners| owners.contains(&namespace))
+        namespace == here
+            || answering.is_none_or(|owners| owners.contains(&namespace))
+                && self.networks.reach(here, namespace)
+    }
+
+    /// Whether a backend in `here` may have got a packet from `director`.
+    pub(super) fn reaches(&self, director: usize, here: usize) -> bool {
+        self.networks.reach(here, director)
     }
 
     /// Namespaces with an IPVS service of this address.

@@ -7,6 +7,7 @@
 mod clock;
 mod ends;
 mod index;
+mod networks;
 mod route;
 mod strategies;
 

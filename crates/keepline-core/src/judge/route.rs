@@ -112,7 +112,11 @@ pub(super) fn follow_back(snapshot: &Snapshot, index: &Index, at: SocketRef) -> 
     let mut pair = (server.remote, server.local);
     let mut hops: Vec<Hop> = Vec::new();
     while hops.len() < MAX_HOPS {
-        match gather(index.backs(snapshot, &pair), usize::MAX, &hops) {
+        let backs = index.backs(snapshot, &pair);
+        // The next one stands behind a director, of which nothing is known.
+        let backs =
+            backs.filter(|it| !hops.is_empty() || index.reaches(it.namespace, at.namespace));
+        match gather(backs, usize::MAX, &hops) {
             Found::One(hop) => {
                 let entry = hop.entry(snapshot);
                 pair = (entry.client, entry.server);
@@ -139,6 +143,7 @@ pub(super) fn follow_back(snapshot: &Snapshot, index: &Index, at: SocketRef) -> 
     let mut directors = index.owners(seen_as.ip()).iter().copied().filter(|owner| {
         let namespace = &snapshot.namespaces[*owner];
         *owner != at.namespace
+            && index.reaches(*owner, at.namespace)
             && !index.mirrored(snapshot, *owner, &(backend, seen_as))
             && (index.is_destination(*owner, backend)
                 || (translates(namespace) && server.state == TcpState::Established))

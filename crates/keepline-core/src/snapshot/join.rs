@@ -16,6 +16,7 @@ impl Snapshot {
                 namespace.container = Some(Container {
                     id: container.id.clone(),
                     name: Some(container.name.clone()),
+                    nested: false,
                 });
             }
         }

@@ -142,6 +142,9 @@ pub struct Container {
     pub id: String,
     /// Its name, where the Engine told.
     pub name: Option<String>,
+    /// Whether an engine runs it that is in a container itself (Docker in Docker).
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub nested: bool,
 }
 
 /// A process.

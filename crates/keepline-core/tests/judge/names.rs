@@ -133,6 +133,64 @@ fn a_forgotten_session_whose_backend_is_elsewhere_keeps_network_and_service() {
     assert!(self::names(&elsewhere).task.is_none(), "which task it was is not known any more");
 }
 
+/// Networks may have the same addresses. Without the Engine's word either director may have forgotten it.
+#[test]
+fn a_container_is_led_by_directors_of_its_own_networks_only() {
+    let mut snapshot = swarm(None);
+    let mut other = snapshot.namespaces[DIRECTOR].clone();
+    (other.inode, other.name) = (12, "lb_other0000".to_owned());
+    other.path = Some("/run/netns/lb_other0000".to_owned());
+    snapshot.namespaces.push(other);
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    assert_eq!(judged(&snapshot).summary.unknown, 1, "{:?}", judged(&snapshot).sessions);
+
+    let mut told = topology();
+    told.networks.push(Network {
+        id: "other0000aaaaaaaaaaaaaaaa".to_owned(),
+        name: "net2".to_owned(),
+        driver: "overlay".to_owned(),
+        lb_namespace: Some("lb_other0000".to_owned()),
+        services: told.networks[0].services.clone(),
+        ..Network::default()
+    });
+    let with = |told: &Topology| {
+        let mut snapshot = snapshot.clone();
+        snapshot.join(told.clone());
+        look_again(&mut snapshot, SecondLookResult::Confirmed);
+        judged(&snapshot)
+    };
+    let judgement = with(&told);
+    assert_eq!(judgement.summary.orphaned, 1, "{:?}", judgement.sessions);
+    assert_eq!(judgement.sessions[0].director, Some(DIRECTOR));
+    // In both, or in one that is not known: the one is as good as the other.
+    let mut both = told.clone();
+    let second = Attachment {
+        network: "other0000aaaaaaaaaaaaaaaa".to_owned(),
+        ..both.containers[0].networks[0].clone()
+    };
+    both.containers[0].networks.push(second);
+    assert_eq!(with(&both).summary.unknown, 1);
+    told.containers[0].networks[0].network = "unheard".to_owned();
+    assert_eq!(with(&told).summary.unknown, 1);
+}
+
+/// Of an engine in a container: its director may be where nobody looks, and have the same addresses.
+#[test]
+fn a_container_of_an_inner_engine_is_not_led_by_directors_of_this_one() {
+    let mut snapshot = named(swarm(None));
+    snapshot.namespaces[BACKEND].sockets.clear();
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    assert_eq!(judged(&snapshot).summary.orphaned, 1);
+    let container = snapshot.namespaces[CLIENT].container.as_mut().unwrap();
+    (container.id, container.name, container.nested) = ("d".repeat(64), None, true);
+    let judgement = judged(&snapshot);
+    assert_eq!(judgement.summary.orphaned, 0, "{:?}", judgement.sessions);
+    assert_eq!(judgement.summary.untracked, 1, "{:?}", judgement.sessions);
+    // Of directors that are nobody's it may well be a client: kube-proxy's of kind, for one.
+    snapshot.topology = None;
+    assert_eq!(judged(&snapshot).summary.orphaned, 1);
+}
+
 #[test]
 fn straight_to_a_task_is_untracked_and_named() {
     let mut snapshot = named(swarm(None));

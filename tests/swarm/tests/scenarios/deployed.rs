@@ -2,8 +2,9 @@
 //! as docs/guard.md tells it.
 
 use crate::ground::Ground;
+use crate::guard_load::{Load, forget_soon};
 use crate::scenario;
-use crate::strategies::{ALL, Scene};
+use crate::strategies::Scene;
 
 /// Makes the images on both nodes: they have no registry. The launcher's has the Engine's own command.
 const BUILD: &str = r"
@@ -62,24 +63,22 @@ impl Drop for Stack<'_> {
     }
 }
 
-fn guarded(ground: &Ground, file: &str) {
+/// The mixed load under what is deployed from a file, over so many timeouts.
+fn guarded(ground: &Ground, file: &str, timeouts: u32) {
     let scene = Scene::new(ground);
-    scene.forget_soon();
-    let soon = scene.settings();
+    forget_soon(&scene);
+    let soon = [1, 2].map(|node| scene.settings_on(node));
     let stack = Stack::deploy(ground, file);
-    let mut crowds = scene.crowds();
-    for _ in 0..2 {
-        scene.silence_of_a_timeout();
-    }
-    for crowd in &mut crowds {
-        assert_eq!(crowd.write(), ALL);
-    }
+    let metrics = || ground.run(1, "curl -sf http://127.0.0.1:9745/metrics | grep -v _bucket");
+    Load::begin(ground).loses_nothing(timeouts, metrics);
     // The journal is the node's: what is in force is seen, and taken back, from outside.
     let status = ground.run(1, "keepline status");
     assert!(status.contains("guard: since"), "{status}");
     stack.remove();
-    ground.run(1, "keepline undo --yes");
-    assert_eq!(scene.settings(), soon, "what is removed leaves nothing");
+    for node in [1, 2] {
+        ground.run(node, "keepline undo --yes");
+    }
+    assert_eq!([1, 2].map(|node| scene.settings_on(node)), soon, "what is removed leaves nothing");
 }
 
 scenario! {
@@ -87,7 +86,7 @@ scenario! {
         for node in [1, 2] {
             ground.run(node, BUILD);
         }
-        guarded(ground, "stack.yml");
-        guarded(ground, "launcher.yml");
+        guarded(ground, "stack.yml", 2);
+        guarded(ground, "launcher.yml", 10);
     }
 }

@@ -29,10 +29,14 @@ fn fate(survived: u32, lost: u32) -> Fate {
 }
 
 /// All of the load, in one process of each kind.
-struct Load<'a>(Vec<Crowd<'a>>);
+pub struct Load<'a> {
+    crowds: Vec<Crowd<'a>>,
+    begun: Instant,
+}
 
 impl<'a> Load<'a> {
-    fn begin(ground: &'a Ground) -> Self {
+    pub fn begin(ground: &'a Ground) -> Self {
+        let begun = Instant::now();
         let open = |(node, target): (u8, &'static str)| {
             let from = match (target, node) {
                 ("trio 7000", 1) => Container("app"),
@@ -43,18 +47,30 @@ impl<'a> Load<'a> {
         };
         let crowds = each(KINDS, open);
         assert!(crowds.iter().all(|it| it.backends >= 3), "backends on both nodes");
-        Self(crowds)
+        println!(
+            "{} idle and as many busy sessions after {:.0} s",
+            EACH * 4,
+            begun.elapsed().as_secs_f64()
+        );
+        Self { crowds, begun }
+    }
+
+    /// Over so many timeouts; `why` says more where it does.
+    pub fn loses_nothing(&mut self, timeouts: u32, why: impl Fn() -> String) {
+        silence_of_timeouts(timeouts);
+        assert_eq!(self.idle_ones_write(), [fate(EACH, 0); 4], "{}", why());
+        assert_eq!(self.busy_ones(), [fate(EACH, 0); 4], "{}", why());
     }
 
     fn idle_ones_write(&mut self) -> Vec<Fate> {
-        each(&mut self.0, Crowd::write)
+        each(&mut self.crowds, Crowd::write)
     }
 
     /// Of the busy ones; tells how busy they were.
-    fn busy_ones(&mut self, since: Instant) -> Vec<Fate> {
-        let all = each(&mut self.0, Crowd::busy);
+    fn busy_ones(&mut self) -> Vec<Fate> {
+        let all = each(&mut self.crowds, Crowd::busy);
         let asked: u32 = all.iter().map(|(_, asked)| asked).sum();
-        let seconds = since.elapsed().as_secs_f64();
+        let seconds = self.begun.elapsed().as_secs_f64();
         let every = seconds * f64::from(EACH) * 4.0 / f64::from(asked.max(1));
         println!("{asked} answers in {seconds:.0} s: each busy session one in {every:.1} s");
         all.into_iter().map(|(fate, _)| fate).collect()
@@ -75,7 +91,7 @@ fn each<T: Send, R: Send>(
     })
 }
 
-fn forget_soon(scene: &Scene<'_>) {
+pub fn forget_soon(scene: &Scene<'_>) {
     for node in [1, 2] {
         scene.forget_within(node, TIMEOUT);
     }
@@ -91,12 +107,7 @@ scenario! {
         let scene = Scene::new(ground);
         forget_soon(&scene);
         let guards = Guards::start(ground);
-        let begun = Instant::now();
-        let mut load = Load::begin(ground);
-        println!("{} idle and as many busy sessions after {:.0} s", EACH * 4, begun.elapsed().as_secs_f64());
-        silence_of_timeouts(10);
-        assert_eq!(load.idle_ones_write(), [fate(EACH, 0); 4], "{}", guards.metrics());
-        assert_eq!(load.busy_ones(begun), [fate(EACH, 0); 4], "{}", guards.metrics());
+        Load::begin(ground).loses_nothing(10, || guards.metrics());
         for node in [1, 2] {
             let told = guards.told(node);
             println!("node{node}: a look took {} s; {} entries held", told["took_seconds"], told["held"]);
@@ -109,13 +120,12 @@ scenario! {
 scenario! {
     fn without_the_guard_a_mixed_load_loses_every_idle_session(ground) {
         let scene = Scene::new(ground);
-        let begun = Instant::now();
         let mut load = Load::begin(ground);
         forget_soon(&scene);
         // From its next packet on an entry has the new time.
         assert_eq!(load.idle_ones_write(), [fate(EACH, 0); 4]);
         silence_of_timeouts(2);
-        let busy = load.busy_ones(begun);
+        let busy = load.busy_ones();
         assert_eq!(load.idle_ones_write(), [fate(0, EACH); 4]);
         println!("busy ones: {busy:?}");
     }

@@ -95,23 +95,31 @@ pub(super) fn services(
 ) -> Vec<DirectService> {
     let mut services: BTreeSet<DirectService> = BTreeSet::new();
     let mut emptied: BTreeSet<DirectService> = BTreeSet::new();
-    let mut places = directors(snapshot, judgement);
-    places.extend((0..).zip(&snapshot.namespaces).filter_map(|(at, it)| {
-        (snapshot.concerns(it) && unanswered(snapshot, it).is_some()).then_some(at)
-    }));
-    for at in places {
-        let director = &snapshot.namespaces[at];
+    let places = directors(snapshot, judgement);
+    for (at, director) in snapshot.namespaces.iter().enumerate() {
+        let unanswered = unanswered(snapshot, director);
+        let left = unanswered.as_ref().is_some_and(|it| known.iter().any(|of| it.was_left(of.vip)));
+        let meant = snapshot.concerns(director);
+        if !(places.contains(&at) || left || meant && unanswered.is_some()) {
+            continue;
+        }
         let clients = clients(snapshot, judgement, at);
         let named = clients.iter().filter_map(|client| snapshot.namespaces[*client].cookie);
         let named: Vec<u64> = named.collect();
+        if let Some(unanswered) = unanswered {
+            emptied.extend(unanswered.left(known, &named));
+            if meant {
+                emptied.extend(unanswered.idle_for(&named, |vip| wanted(snapshot, director, vip)));
+            }
+        }
+        if !places.contains(&at) {
+            continue;
+        }
         if named.len() < clients.len() {
             plan.refuse(&director.name, "this kernel tells no namespace cookies (5.14)");
         }
-        if clients.is_empty() && director.ipvs.is_some() {
+        if clients.is_empty() {
             plan.refuse(&director.name, "no client of it is known on this machine");
-        }
-        if let Some(unanswered) = unanswered(snapshot, director) {
-            emptied.extend(unanswered.all(known, &named, |vip| wanted(snapshot, director, vip)));
         }
         for service in director.ipvs.iter().flat_map(|ipvs| &ipvs.services) {
             let addresses = addresses(director, service);
@@ -138,8 +146,8 @@ pub(super) fn services(
 
 /// In order. A namespace may reach an address that one network has left through another.
 pub(super) fn joined(mut services: BTreeSet<DirectService>) -> Vec<DirectService> {
-    let key = |service: &DirectService| (service.netns, service.vip);
-    let served: BTreeSet<(u64, IpAddr)> =
+    let key = |service: &DirectService| (service.netns, service.vip, service.port, service.udp);
+    let served: BTreeSet<_> =
         services.iter().filter(|it| !it.backends.is_empty()).map(key).collect();
     services.retain(|it| !it.backends.is_empty() || !served.contains(&key(it)));
     services.into_iter().collect()
@@ -186,28 +194,29 @@ impl Unanswered<'_> {
         self.network.holds(vip) && !self.balanced.contains(&vip) && !self.network.is_taken(vip)
     }
 
-    /// For the clients `named`: the services `known` that were left, and idle ones that are meant.
-    fn all(
+    /// What of `known` was left, for the clients `named`.
+    fn left(&self, known: &[DirectService], named: &[u64]) -> impl Iterator<Item = DirectService> {
+        let left = known.iter().filter(|it| named.contains(&it.netns) && self.was_left(it.vip));
+        left.map(|it| DirectService { backends: Vec::new(), ..it.clone() })
+    }
+
+    /// The idle services that are `meant`, for the clients `named`.
+    fn idle_for(
         &self,
-        known: &[DirectService],
         named: &[u64],
         meant: impl Fn(IpAddr) -> bool,
-    ) -> Vec<DirectService> {
-        let left = known
-            .iter()
-            .filter(|it| named.contains(&it.netns) && self.was_left(it.vip))
-            .map(|it| DirectService { backends: Vec::new(), ..it.clone() });
-        let idle = self.idle().filter_map(|it| it.vip).filter(|vip| meant(*vip)).flat_map(|vip| {
-            let of = move |netns: &u64, udp| DirectService {
-                netns: *netns,
+    ) -> impl Iterator<Item = DirectService> {
+        let vips = self.idle().filter_map(|it| it.vip).filter(move |vip| meant(*vip));
+        vips.flat_map(move |vip| {
+            let of = move |netns: u64, udp| DirectService {
+                netns,
                 vip,
                 port: None,
                 udp,
                 backends: Vec::new(),
             };
-            named.iter().flat_map(move |netns| [of(netns, false), of(netns, true)])
-        });
-        left.chain(idle).collect()
+            named.iter().flat_map(move |netns| [of(*netns, false), of(*netns, true)])
+        })
     }
 }
 

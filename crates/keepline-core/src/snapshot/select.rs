@@ -20,6 +20,9 @@ pub struct Select {
     pub netns: Vec<String>,
     /// The namespaces of these processes.
     pub pids: Vec<u32>,
+    /// Whether services and networks are given as [`Asked`] has them, and need not be there now: who
+    /// follows a service does not lose it when a worker is told no more of it.
+    pub exact: bool,
 }
 
 impl Select {
@@ -101,10 +104,15 @@ impl Snapshot {
             chosen[self.container(name)?] = true;
         }
         let mut asked = Asked::default();
-        for name in &select.services {
+        if select.exact {
+            asked.services.clone_from(&select.services);
+            asked.networks.clone_from(&select.networks);
+            self.knows_all(&asked)?;
+        }
+        for name in select.services.iter().filter(|_| !select.exact) {
             asked.services.push(self.names("service", name)?.resolve_service(name)?.name.clone());
         }
-        for name in &select.networks {
+        for name in select.networks.iter().filter(|_| !select.exact) {
             asked.networks.push(self.names("network", name)?.resolve_network(name)?.id.clone());
         }
         for (namespace, chosen) in self.namespaces.iter_mut().zip(chosen) {
@@ -138,6 +146,19 @@ impl Snapshot {
         };
         self.asked.networks.contains(&network.id)
             || network.services.iter().any(|service| self.asked.services.contains(&service.name))
+    }
+
+    /// Whether what is not named is not there: not so while the Engine is silent.
+    fn knows_all(&self, asked: &Asked) -> Result<(), SelectError> {
+        let services = asked.services.iter().map(|name| ("service", name));
+        let networks = asked.networks.iter().map(|id| ("network", id));
+        for (kind, name) in services.chain(networks) {
+            let topology = self.names(kind, name)?;
+            if let Some(why) = topology.incomplete.first() {
+                return Err(SelectError::Unnamed { kind, name: name.clone(), why: why.clone() });
+            }
+        }
+        Ok(())
     }
 
     fn names(&self, kind: &'static str, name: &str) -> Result<&Topology, SelectError> {

@@ -133,6 +133,27 @@ fn a_forgotten_session_whose_backend_is_elsewhere_keeps_network_and_service() {
     assert!(self::names(&elsewhere).task.is_none(), "which task it was is not known any more");
 }
 
+#[test]
+fn what_is_followed_need_not_be_there_unless_nobody_tells() {
+    let mut snapshot = named(swarm(None));
+    let exact = Select {
+        services: vec!["gone".to_owned()],
+        networks: vec![NETWORK.to_owned()],
+        exact: true,
+        ..Select::default()
+    };
+    let names = Select { exact: false, ..exact.clone() };
+    assert!(snapshot.select(&names, &BTreeSet::new()).is_err());
+    snapshot.select(&exact, &BTreeSet::new()).unwrap();
+    assert_eq!(snapshot.asked.services, ["gone"]);
+    assert!(snapshot.concerns(&snapshot.namespaces[DIRECTOR]));
+    snapshot.topology.as_mut().unwrap().incomplete.push("networks: 500".to_owned());
+    let error = snapshot.select(&exact, &BTreeSet::new()).unwrap_err().to_string();
+    assert_eq!(error, "no service `gone`: networks: 500");
+    snapshot.topology = None;
+    assert!(snapshot.select(&exact, &BTreeSet::new()).is_err());
+}
+
 /// Networks may have the same addresses. Without the Engine's word either director may have forgotten it.
 #[test]
 fn a_container_is_led_by_directors_of_its_own_networks_only() {

@@ -405,6 +405,13 @@ fn a_service_without_tasks_refuses_and_its_sessions_end() {
     worker.networks[0].subnets = vec![Subnet { address: "10.0.1.0".parse().unwrap(), prefix: 24 }];
     assert_eq!(on_worker(&worker, &nothing), (now.clone(), true));
     assert_eq!(on_worker(&worker, &everything), (now.clone(), false), "`web` has its backend, too");
+    // By hand, who follows the service: it is not among those that are named any more.
+    let mut followed = snapshot.clone();
+    followed.join(worker.clone());
+    let select = Select { services: vec!["db".to_owned()], exact: true, ..Select::default() };
+    followed.select(&select, &BTreeSet::new()).unwrap();
+    let plan = plan::follow(&followed, &judge(&followed, &Options::default()), &known);
+    assert_eq!(services_of(plan.changes.last().unwrap()).as_ref(), Some(&now));
     worker.networks[0].attached = vec![vip];
     assert_eq!(on_worker(&worker, &everything), (vec![], false), "another's by now");
 

@@ -237,6 +237,7 @@ impl SelectArgs {
             networks: self.networks.clone(),
             netns: self.netns.clone(),
             pids: self.pids.clone(),
+            exact: false,
         }
     }
 }

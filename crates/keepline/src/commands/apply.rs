@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use keepline_core::plan::{self, Action, HoldWish, KeepaliveWish, Memory, Plan, TimeoutWish, What};
 use keepline_core::report::counted;
+use keepline_core::snapshot::Asked;
 use keepline_core::{Judgement, Options, Snapshot, judge};
 use keepline_node::run::{self, Exclusive, Holding};
 use keepline_node::{Balance, Owners, Select};
@@ -247,9 +248,9 @@ fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
     let Some(mut known) = known() else { return Ok(status) };
     let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
     eprintln!("keepline: following the backends, Ctrl-C ends that");
-    let mut tables = Tables::default();
+    let mut tables = Tables { select, seen: None, balance: Balance::default() };
     while !stop.load(Ordering::Relaxed) {
-        match follow(&select, &known, &mut tables) {
+        match follow(&known, &mut tables) {
             Ok(Some(now)) => {
                 eprintln!("keepline: backends have changed");
                 known = now;
@@ -257,7 +258,7 @@ fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
             Ok(None) => {}
             Err(error) => {
                 eprintln!("keepline: warning: {error:#}; trying again");
-                tables = Tables::default();
+                tables.seen = None;
             }
         }
         thread::sleep(Tables::PAUSE);
@@ -267,8 +268,9 @@ fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
 }
 
 /// The last look, and what the directors have balanced since then.
-#[derive(Default)]
 struct Tables {
+    /// By the names that were given, and from the first look on by what they meant.
+    select: Select,
     seen: Option<(Instant, Seen)>,
     balance: Balance,
 }
@@ -280,7 +282,7 @@ impl Tables {
     const LOOK: Duration = Duration::from_secs(2);
 
     /// What is seen now, if that may be something else.
-    fn news(&mut self, select: &Select) -> anyhow::Result<Option<&Seen>> {
+    fn news(&mut self) -> anyhow::Result<Option<&Seen>> {
         let recent = self.seen.as_mut().filter(|(looked, _)| looked.elapsed() < Self::LOOK);
         let known = match recent {
             Some(_) if !self.balance.has_changed() => return Ok(None),
@@ -289,8 +291,10 @@ impl Tables {
         };
         if !known {
             self.balance.begin();
-            let seen = Seen::take(select)?;
+            let seen = Seen::take(&self.select)?;
             self.balance.follow(&seen.snapshot);
+            let Asked { services, networks } = seen.snapshot.asked.clone();
+            self.select = Select { services, networks, exact: true, ..self.select.clone() };
             self.seen = Some((Instant::now(), seen));
         }
         Ok(self.seen.as_ref().map(|(_, seen)| seen))
@@ -300,11 +304,10 @@ impl Tables {
 /// Brings the programs up to date where the directors' tables have changed; what they answer for
 /// then. None where nothing has changed.
 fn follow(
-    select: &Select,
     known: &[plan::DirectService],
     tables: &mut Tables,
 ) -> anyhow::Result<Option<Vec<plan::DirectService>>> {
-    let Some(seen) = tables.news(select)? else { return Ok(None) };
+    let Some(seen) = tables.news()? else { return Ok(None) };
     if let Some(missed) = seen.snapshot.incomplete.first() {
         return Err(fault(
             format!("not seen: {}: {}", missed.what, missed.why),

@@ -367,6 +367,12 @@ scenario! {
         for session in &mut last {
             assert!(session.write().starts_with("lost"));
         }
+        // A worker is told no more of it, and goes on with what it followed.
+        std::thread::sleep(Duration::from_secs(5));
+        for node in [1, 2] {
+            let log = ground.run(node, "cat /run/direct.log");
+            assert!(!log.contains("no service"), "node{node}: {log}");
+        }
         drop(last);
         scene.scale(2);
         drop(Crowd::open_once_served(ground, 1, Container("app"), "trio 7000", 5));

@@ -15,40 +15,50 @@ const LONGEST_OF_ENTRIES: Duration = Duration::from_secs(2);
 /// Failures that were seen.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
-    failures: BTreeMap<String, (u32, Instant)>,
+    failures: BTreeMap<String, Failure>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    times: u32,
+    again: Instant,
+    why: String,
 }
 
 impl Backoff {
-    /// Whether a change is to be tried now.
-    pub(crate) fn due(&self, change: &Change, now: Instant) -> bool {
-        self.failures.get(&key(change)).is_none_or(|(_, again)| *again <= now)
+    /// Why a change is not to be tried now, if so.
+    pub(crate) fn waits(&self, change: &Change, now: Instant) -> Option<&str> {
+        let failure = self.failures.get(&key(change)).filter(|it| it.again > now)?;
+        Some(&failure.why)
     }
 
-    /// What came of it; whether that is news.
-    pub(crate) fn came(&mut self, change: &Change, well: bool, now: Instant) -> bool {
-        let key = key(change);
-        if well {
-            return self.failures.remove(&key).is_some();
-        }
+    /// It was done.
+    pub(crate) fn went(&mut self, change: &Change) {
+        self.failures.remove(&key(change));
+    }
+
+    /// It was refused; whether that is news.
+    pub(crate) fn failed(&mut self, change: &Change, why: String, now: Instant) -> bool {
         let longest = match change.what {
             What::Entries { .. } => LONGEST_OF_ENTRIES,
             _ => LONGEST,
         };
-        let (times, again) = self.failures.entry(key).or_insert((0, now));
-        let pause = Duration::from_secs(1 << (*times).min(6)).min(longest);
-        *times += 1;
-        *again = now + pause;
-        *times == 1
+        let failure = Failure { times: 0, again: now, why: String::new() };
+        let failure = self.failures.entry(key(change)).or_insert(failure);
+        let pause = Duration::from_secs(1 << failure.times.min(6)).min(longest);
+        failure.times += 1;
+        (failure.again, failure.why) = (now + pause, why);
+        failure.times == 1
     }
 
     /// When the next is due again.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.failures.values().map(|(_, again)| *again).min()
+        self.failures.values().map(|failure| failure.again).min()
     }
 
     /// Forgets what no longer is there to be changed.
     pub(crate) fn forget(&mut self, now: Instant) {
-        self.failures.retain(|_, (_, again)| *again + LONGEST > now);
+        self.failures.retain(|_, failure| failure.again + LONGEST > now);
     }
 }
 
@@ -72,19 +82,22 @@ mod tests {
         let what = What::Sysctl { path: "a".into(), before: "0".into(), after: "1".into() };
         let change = Change { place: Place { inode: 1, cookie: None, name: "x".into() }, what };
         let (mut backoff, mut now) = (Backoff::default(), Instant::now());
-        assert!(backoff.due(&change, now));
-        assert!(backoff.came(&change, false, now), "the first failure is news");
+        let why = || "refused".to_owned();
+        assert_eq!(backoff.waits(&change, now), None);
+        assert!(backoff.failed(&change, why(), now), "the first failure is news");
         let mut pauses = Vec::new();
         for _ in 0..8 {
             let next = backoff.next().unwrap();
-            assert!(!backoff.due(&change, next - Duration::from_millis(1)));
-            assert!(backoff.due(&change, next));
+            let before = next - Duration::from_millis(1);
+            assert_eq!(backoff.waits(&change, before), Some("refused"), "told all the while");
+            assert_eq!(backoff.waits(&change, next), None);
             pauses.push((next - now).as_secs());
             now = next;
-            assert!(!backoff.came(&change, false, now), "the same again is none");
+            assert!(!backoff.failed(&change, why(), now), "the same again is none");
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert!(backoff.came(&change, true, now), "that it goes again is");
-        assert!(backoff.due(&change, now) && backoff.next().is_none());
+        backoff.went(&change);
+        assert!(backoff.waits(&change, now).is_none() && backoff.next().is_none());
+        assert!(backoff.failed(&change, why(), now), "after that it is news again");
     }
 }

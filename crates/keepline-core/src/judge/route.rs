@@ -117,9 +117,12 @@ pub(super) fn follow_back(snapshot: &Snapshot, index: &Index, at: SocketRef) -> 
         let backs =
             backs.filter(|it| !hops.is_empty() || index.reaches(it.namespace, at.namespace));
         match gather(backs, usize::MAX, &hops) {
-            Found::One(hop) => {
+            Found::One(mut hop) => {
                 let entry = hop.entry(snapshot);
                 pair = (entry.client, entry.server);
+                // Behind SNAT a backend's peer is in conntrack's entry; the one of IPVS is the client's.
+                let same = |at: &EntryRef| at.namespace == hop.namespace && at.table == Table::Ipvs;
+                hop.ipvs = hop.ipvs.or_else(|| index.entries(snapshot, &pair).find(same));
                 hops.insert(0, hop);
             }
             Found::Several if hops.is_empty() => return Route::Ambiguous,

@@ -3,7 +3,7 @@
 use keepline_core::{
     Code, Judgement, Options, Session, Snapshot, Verdict, judge,
     judge::suspects,
-    session::{End, Table, Why},
+    session::{End, LifetimeSource, Table, Why},
     snapshot::{EntryState, Listing, Mark, SecondLookResult, ServiceId, TcpState},
 };
 
@@ -298,6 +298,9 @@ fn backend_whose_client_is_elsewhere_is_judged_by_its_own_end() {
     assert_eq!((session.end, session.verdict), (End::Backend, Verdict::AtRisk));
     assert_eq!(session.client, address(CLIENT_ADDRESS));
     assert_eq!(session.server, address(VIP));
+    // Its clock is that of the director's own entry: an entry that is held outlives the silence.
+    let view = session.entry.unwrap();
+    assert_eq!((view.expires, view.source), (seconds(800), LifetimeSource::Entry));
 
     let mut snapshot = swarm(None);
     snapshot.namespaces[CLIENT].sockets.clear();

@@ -188,7 +188,11 @@ impl Guard {
         let now = Instant::now();
         self.backoff.forget(now);
         for mut plan in pass.plans {
-            plan.changes.retain(|change| self.backoff.due(change, now));
+            plan.changes.retain(|change| {
+                let why = self.backoff.waits(change, now);
+                troubles.extend(why.map(str::to_owned));
+                why.is_none()
+            });
             if plan.changes.is_empty() {
                 continue;
             }
@@ -217,7 +221,8 @@ impl Guard {
                 }
                 Err(error) => {
                     left += 1;
-                    if self.backoff.came(&step.change, false, Instant::now()) {
+                    let why = format!("{name}: {object}: {error}");
+                    if self.backoff.failed(&step.change, why, Instant::now()) {
                         warn!(director = name, object, %error, "not taken back");
                     }
                 }
@@ -235,7 +240,7 @@ impl Guard {
             match &step.result {
                 Ok(_) => {
                     done += 1;
-                    self.backoff.came(&step.change, true, now);
+                    self.backoff.went(&step.change);
                     info!(strategy = %action, director = name, object, change, "done");
                     self.count(action, &step.change);
                 }
@@ -243,8 +248,9 @@ impl Guard {
                 Err(Obstacle::Gone) => {}
                 Err(error) => {
                     failed += 1;
-                    troubles.insert(format!("{name}: {object}: {error}"));
-                    if self.backoff.came(&step.change, false, now) {
+                    let why = format!("{name}: {object}: {error}");
+                    troubles.insert(why.clone());
+                    if self.backoff.failed(&step.change, why, now) {
                         warn!(strategy = %action, director = name, object, %error, "not done");
                     }
                 }

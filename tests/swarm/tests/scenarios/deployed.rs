@@ -4,7 +4,7 @@
 use crate::ground::Ground;
 use crate::guard_load::{Load, forget_soon};
 use crate::scenario;
-use crate::strategies::Scene;
+use crate::strategies::{ALL, Scene};
 
 /// Makes the images on both nodes: they have no registry. The launcher's has the Engine's own command.
 const BUILD: &str = r"
@@ -63,14 +63,13 @@ impl Drop for Stack<'_> {
     }
 }
 
-/// The mixed load under what is deployed from a file, over so many timeouts.
-fn guarded(ground: &Ground, file: &str, timeouts: u32) {
+/// What is deployed from a file keeps the sessions that `load` begins and looks at.
+fn guarded(ground: &Ground, file: &str, load: impl FnOnce(&Scene<'_>)) {
     let scene = Scene::new(ground);
     forget_soon(&scene);
     let soon = [1, 2].map(|node| scene.settings_on(node));
     let stack = Stack::deploy(ground, file);
-    let metrics = || ground.run(1, "curl -sf http://127.0.0.1:9745/metrics | grep -v _bucket");
-    Load::begin(ground).loses_nothing(timeouts, metrics);
+    load(&scene);
     // The journal is the node's: what is in force is seen, and taken back, from outside.
     let status = ground.run(1, "keepline status");
     assert!(status.contains("guard: since"), "{status}");
@@ -86,7 +85,19 @@ scenario! {
         for node in [1, 2] {
             ground.run(node, BUILD);
         }
-        guarded(ground, "stack.yml", 2);
-        guarded(ground, "launcher.yml", 10);
+        // A service cannot write settings: sessions of which neither end is here are not kept by it.
+        guarded(ground, "stack.yml", |scene| {
+            let mut crowds = scene.crowds();
+            for _ in 0..2 {
+                scene.silence_of_a_timeout();
+            }
+            for crowd in &mut crowds {
+                assert_eq!(crowd.write(), ALL);
+            }
+        });
+        guarded(ground, "launcher.yml", |_| {
+            let metrics = || ground.run(1, "curl -sf http://127.0.0.1:9745/metrics | grep -v _bucket");
+            Load::begin(ground).loses_nothing(10, metrics);
+        });
     }
 }

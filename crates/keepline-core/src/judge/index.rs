@@ -126,7 +126,7 @@ pub(super) struct Index {
     /// Who has an Ethernet address.
     links: FxHashMap<LinkAddress, Vec<usize>>,
     /// Who is attached to whose network.
-    networks: Networks,
+    pub(super) networks: Networks,
     /// Which Ethernet address a namespace sends to for an address.
     neighbours: FxHashMap<(usize, IpAddr), LinkAddress>,
     /// Who balances an address and port by an IPVS service of its own.
@@ -236,11 +236,6 @@ impl Index {
         namespace == here
             || answering.is_none_or(|owners| owners.contains(&namespace))
                 && self.networks.reach(here, namespace)
-    }
-
-    /// Whether a backend in `here` may have got a packet from `director`.
-    pub(super) fn reaches(&self, director: usize, here: usize) -> bool {
-        self.networks.reach(here, director)
     }
 
     /// Namespaces with an IPVS service of this address.

@@ -3,7 +3,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::snapshot::{Namespace, Snapshot, Topology, topology::Container};
+use crate::snapshot::{Namespace, Snapshot, topology::Container};
 
 /// The networks that namespaces lead into, and those that they are attached to.
 #[derive(Debug, Default)]
@@ -32,18 +32,18 @@ impl Networks {
             let networks = networks.map(|it| numbers.get(it.network.as_str()).copied());
             networks.collect::<Option<FxHashSet<usize>>>().filter(|it| !it.is_empty())
         };
-        let led = |topology: &Topology, namespace: &Namespace| {
+        let led = |namespace: &Namespace| {
             let network = topology.network_of_director(namespace.file())?;
             (!network.ingress).then(|| numbers[network.id.as_str()])
         };
         let namespaces = || snapshot.namespaces.iter().enumerate();
         Self {
-            led: namespaces().filter_map(|(at, it)| Some((at, led(topology, it)?))).collect(),
+            led: namespaces().filter_map(|(at, it)| Some((at, led(it)?))).collect(),
             attached: namespaces().filter_map(|(at, it)| Some((at, attached(it)?))).collect(),
         }
     }
 
-    /// Whether the namespace `here` may have sessions through `director`.
+    /// Whether the namespace `here`, a client's or a backend's, may have sessions through `director`.
     pub(super) fn reach(&self, here: usize, director: usize) -> bool {
         match (self.led.get(&director), self.attached.get(&here)) {
             (Some(network), Some(attached)) => attached.contains(network),

@@ -115,7 +115,7 @@ pub(super) fn follow_back(snapshot: &Snapshot, index: &Index, at: SocketRef) -> 
         let backs = index.backs(snapshot, &pair);
         // The next one stands behind a director, of which nothing is known.
         let backs =
-            backs.filter(|it| !hops.is_empty() || index.reaches(it.namespace, at.namespace));
+            backs.filter(|it| !hops.is_empty() || index.networks.reach(at.namespace, it.namespace));
         match gather(backs, usize::MAX, &hops) {
             Found::One(mut hop) => {
                 let entry = hop.entry(snapshot);
@@ -146,7 +146,7 @@ pub(super) fn follow_back(snapshot: &Snapshot, index: &Index, at: SocketRef) -> 
     let mut directors = index.owners(seen_as.ip()).iter().copied().filter(|owner| {
         let namespace = &snapshot.namespaces[*owner];
         *owner != at.namespace
-            && index.reaches(*owner, at.namespace)
+            && index.networks.reach(at.namespace, *owner)
             && !index.mirrored(snapshot, *owner, &(backend, seen_as))
             && (index.is_destination(*owner, backend)
                 || (translates(namespace) && server.state == TcpState::Established))

@@ -11,7 +11,7 @@ use std::{
 use super::{
     Action, Change, DirectService, HoldWish, KeepaliveRules, KeepaliveWish, Memory, Plan, Refused,
     TimeoutWish, What,
-    direct::{self, unanswered},
+    direct::{self, Unanswered, unanswered},
     heal, hold,
     journal::Standing,
     keepalive, rehash, timeout, turn,
@@ -262,7 +262,8 @@ impl Wanted {
         let director = &snapshot.namespaces[at];
         let topology = snapshot.topology.as_ref();
         let network = topology.and_then(|it| it.network_of_director(director.file()));
-        let services = services(snapshot, policies, director, network);
+        let unanswered = unanswered(snapshot, director);
+        let services = services(policies, director, network, unanswered.as_ref());
         // The director as a whole has one timeout: the longest that is wished.
         let mut longest = None;
         for (service, vip, policy) in &services {
@@ -285,9 +286,7 @@ impl Wanted {
         }
         // A worker is told nothing more of a service that has lost its last task, its labels included:
         // what was wanted of it holds until somebody has its address.
-        if unanswered(snapshot, director)
-            .is_some_and(|it| answered.iter().any(|service| it.was_left(service.vip)))
-        {
+        if unanswered.is_some_and(|it| answered.iter().any(|service| it.was_left(service.vip))) {
             self.direct.entry(at).or_default();
         }
         if let Some(not_meant) = self.direct.get_mut(&at) {
@@ -451,10 +450,10 @@ type Led<'a> = (Option<ServiceId>, Option<IpAddr>, &'a Policy);
 
 /// The services of a director, and those of its network that have no task: IPVS does not know them.
 fn services<'a>(
-    snapshot: &Snapshot,
     policies: &'a Policies,
     director: &Namespace,
     network: Option<&Network>,
+    unanswered: Option<&Unanswered<'_>>,
 ) -> Vec<Led<'a>> {
     let services = director.ipvs.iter().flat_map(|ipvs| &ipvs.services);
     let balanced = services.map(|service| {
@@ -478,7 +477,7 @@ fn services<'a>(
         }
     });
     let mut services: Vec<_> = balanced.collect();
-    if let (Some(network), Some(unanswered)) = (network, unanswered(snapshot, director)) {
+    if let (Some(network), Some(unanswered)) = (network, unanswered) {
         let idle = unanswered.idle().map(|it| (None, it.vip, policies.service(network, it)));
         services.extend(idle);
     }

@@ -3,6 +3,7 @@
 //! that it is about, it does not outlive a boot.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, BufRead, BufReader, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -13,7 +14,7 @@ use std::{
 use keepline_core::{
     plan::{
         self, Action, Change, Memory, Row,
-        journal::{By, Record, Standing},
+        journal::{By, Record, Standing, squashed},
     },
     snapshot::{Scope, Snapshot},
 };
@@ -98,8 +99,7 @@ impl Exclusive {
         make(&folder)?;
         let lock = lock(&folder.join("lock"), PATIENCE)?;
         let path = folder.join("journal");
-        let records = read_journal(&path)?;
-        let records = compacted(&path, records)?;
+        let records = compacted(&path, read_journal(&path)?)?;
         let journal = OpenOptions::new()
             .append(true)
             .create(true)
@@ -247,7 +247,7 @@ fn user(uid: u32) -> String {
 /// # Errors
 /// When the journal is there and cannot be read.
 pub fn standing() -> Result<Vec<Standing>, RunError> {
-    Ok(plan::journal::standing(&read_journal(&folder().join("journal"))?))
+    Ok(squashed(plan::journal::standing(&read_journal(&folder().join("journal"))?)))
 }
 
 fn read_journal(path: &Path) -> Result<Vec<Record>, RunError> {
@@ -284,22 +284,33 @@ fn me() -> By {
     }
 }
 
-/// A journal of more records than this is made anew from what stands.
+/// A journal of more records than this is made anew from what stands, and one of more bytes: what was
+/// done and undone long ago need not be kept for ever.
 const LONG: usize = 4_000;
+const LARGE: u64 = 4 << 20;
 
-/// What was done and undone long ago need not be kept for ever.
+/// The same with less. Whoever follows something that changes for months leaves one record of it.
 fn compacted(path: &Path, records: Vec<Record>) -> Result<Vec<Record>, RunError> {
-    if records.len() <= LONG {
+    let standing = plan::journal::standing(&records);
+    let changes = standing.len();
+    let standing = squashed(standing);
+    let large = || fs::metadata(path).is_ok_and(|it| it.len() > LARGE);
+    if standing.len() == changes && records.len() <= LONG && !large() {
         return Ok(records);
     }
-    let mut kept = Vec::new();
-    for it in plan::journal::squashed(plan::journal::standing(&records)) {
+    let (mut kept, mut begun) = (Vec::new(), BTreeSet::new());
+    for it in standing {
         let Standing { id, step, at, action, by, change, finished } = it;
-        kept.push(Record::Begin { id, at, action, by });
+        if begun.insert(id) {
+            kept.push(Record::Begin { id, at, action, by });
+        }
         kept.push(Record::Change { id, step, change });
         if finished {
             kept.push(Record::Done { id, step, error: None });
         }
+    }
+    if kept.len() == records.len() {
+        return Ok(records);
     }
     let mut text = Vec::new();
     for record in &kept {

@@ -216,6 +216,8 @@ fn helper() {
         "replace" => replace(),
         _ => {
             let undos = plan::undo(&standing().unwrap());
+            // However often its backends have changed: one, and one that was begun by whom was killed.
+            assert!(undos.len() <= 2, "{} to take back", undos.len());
             let mut exclusive = Exclusive::acquire().unwrap();
             let report = undo(&mut exclusive, &undos, &AtomicBool::new(false)).unwrap();
             assert!(report.complete(), "{report:?}");

@@ -142,27 +142,33 @@ pub fn next_id(records: &[Record]) -> u64 {
 /// something else by the same. Undoing leads to what was there at first either way.
 #[must_use]
 pub fn squashed(standing: Vec<Standing>) -> Vec<Standing> {
-    let mut kept: Vec<Standing> = Vec::with_capacity(standing.len());
-    for it in standing {
-        let before = kept.iter_mut().rev().find(|known| same_object(&known.change, &it.change));
-        match before {
-            // Only the last word on an object may be joined: what lies between was said by another.
-            Some(known)
-                if known.finished
-                    && it.finished
-                    && known.action == it.action
-                    && known.by.guard == it.by.guard =>
-            {
-                if let Some(joined) = joined(&known.change.what, &it.change.what) {
-                    known.change.what = joined;
-                    continue;
-                }
-                kept.push(it);
-            }
-            _ => kept.push(it),
-        }
-    }
+    let mut kept = Vec::with_capacity(standing.len());
+    standing.into_iter().for_each(|it| add(&mut kept, it));
     kept
+}
+
+fn add(kept: &mut Vec<Standing>, it: Standing) {
+    // Only the last word on an object may be joined: what lies between was said by another.
+    let last = kept.iter().rposition(|known| same_object(&known.change, &it.change));
+    let by_the_same = |known: &Standing| {
+        it.finished && known.action == it.action && known.by.guard == it.by.guard
+    };
+    let Some(at) = last.filter(|at| by_the_same(&kept[*at])) else { return kept.push(it) };
+    let known = &mut kept[at];
+    if let Some(joined) = joined(&known.change.what, &it.change.what) {
+        known.change.what = joined;
+        if !known.finished {
+            // What it left was found there: it was made to its end.
+            let known = Standing { finished: true, ..kept.remove(at) };
+            add(kept, known);
+        }
+    } else if !known.finished && found_the_same(&known.change.what, &it.change.what) {
+        // It was interrupted before it had changed anything.
+        kept.remove(at);
+        add(kept, it);
+    } else {
+        kept.push(it);
+    }
 }
 
 fn same_object(a: &Change, b: &Change) -> bool {
@@ -206,4 +212,9 @@ fn joined(first: &What, second: &What) -> Option<What> {
         }
         _ => return None,
     })
+}
+
+/// Whether both began at the same.
+fn found_the_same(first: &What, second: &What) -> bool {
+    first.reversed().is_some_and(|back| joined(&back, second).is_some())
 }

@@ -534,4 +534,15 @@ fn what_was_set_again_and_again_is_kept_as_one() {
     assert_eq!(squashed(by_two.clone()), by_two);
     let apart = vec![sysctl("0", "1", true), sysctl("5", "6", true)];
     assert_eq!(squashed(apart.clone()), apart);
+    // Who was killed in the midst of one has made it or not: what the next found says which.
+    let killed = |mut it: Standing| {
+        it.finished = false;
+        it
+    };
+    let made = vec![sysctl("0", "1", true), killed(sysctl("1", "2", true)), sysctl("2", "3", true)];
+    assert_eq!(squashed(made), [sysctl("0", "3", true)]);
+    let not = vec![sysctl("0", "1", true), killed(sysctl("1", "2", true)), sysctl("1", "3", true)];
+    assert_eq!(squashed(not), [sysctl("0", "3", true)]);
+    let last = vec![sysctl("0", "1", true), killed(sysctl("1", "2", true))];
+    assert_eq!(squashed(last.clone()), last);
 }

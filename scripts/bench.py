@@ -1,5 +1,5 @@
-"""bench.py [guard]. Called by scripts/bench, as root: sets the sessions up, times both ways, cleans up.
-With `guard`: what the guard costs.
+"""bench.py [guard|ipvs]. Called by scripts/bench, as root: sets the sessions up, times both ways, cleans up.
+With `guard`: what the guard costs. With `ipvs`: of a director that has them in IPVS, as Swarm's.
 
 Each way runs in the same conditions, alternating, and its best round counts. The pipeline is
 the article's, as an operator would type it (docs/proof.md), with `ss` in the client's namespace
@@ -24,6 +24,9 @@ LAB = f"b{os.getpid()}"
 
 def ip(*words, **options):
     return subprocess.run(["ip", *words], check=True, **options)
+
+
+LAYOUT = "swarm" if sys.argv[1:] == ["ipvs"] else "nat"
 
 
 def pipeline(client, director):
@@ -84,16 +87,21 @@ def acts(client, director):
     """Entries renewed and made anew, beside the field's own tool where it can do the like."""
     quiet = ["--netns", client, "--yes"]
     flush = ["ip", "netns", "exec", director, "conntrack", "-F"]
+    # No other program renews entries; listing them once is what the field's own tool takes.
+    tool = ["ipvsadm", "-Lnc"] if LAYOUT == "swarm" else ["conntrack", "-L"]
+    lists = f"{' '.join(tool)} (only lists)"
     ways = {
-        # No other program renews entries; listing them once is what the field's own tool takes.
-        "conntrack -L (only lists)": ["ip", "netns", "exec", director, "conntrack", "-L"],
+        lists: ["ip", "netns", "exec", director, *tool],
         "keepline apply hold": [KEEPLINE, "apply", "hold", "--once", "--for", "3h", *quiet],
     }
     print("\nentries renewed: looking, planning and acting")
     took = {name: timed(command)[0] for name, command in ways.items()}
     for name, seconds in took.items():
         print(f"  {name:26} {seconds:7.3f} s  {SESSIONS / seconds:9.0f} /s")
-    print(f"  ratio {took['conntrack -L (only lists)'] / took['keepline apply hold']:.1f} x")
+    print(f"  ratio {took[lists] / took['keepline apply hold']:.1f} x")
+    if LAYOUT == "swarm":
+        # Nothing empties an IPVS table at once.
+        return
     subprocess.run(flush, check=True, stderr=subprocess.DEVNULL)
     seconds, memory, _ = timed([KEEPLINE, "heal", *quiet])
     print("entries made anew")
@@ -176,7 +184,7 @@ def main():
     empty = [f"kl-{LAB}-empty{number}" for number in range(EMPTY)]
     try:
         print(f"setting up {SESSIONS} sessions …", flush=True)
-        up = [KEEPLINE, "lab", "up", "nat", "--name", LAB, "--sessions", str(SESSIONS)]
+        up = [KEEPLINE, "lab", "up", LAYOUT, "--name", LAB, "--sessions", str(SESSIONS)]
         up += ["--tcp-timeout", "2h", "-o", "json"]
         state = json.loads(subprocess.run(up, check=True, stdout=subprocess.PIPE).stdout)
         client, director = state["client_netns"], state["director_netns"]
@@ -201,6 +209,8 @@ def main():
                 ip("netns", "delete", name)
         lab_down(LAB)
         shutil.rmtree(os.environ["KEEPLINE_RUN"], ignore_errors=True)
+    if LAYOUT == "swarm":
+        return
     directors()
     shutil.rmtree(os.environ["KEEPLINE_RUN"], ignore_errors=True)
 

@@ -5,7 +5,7 @@
 
 use std::{env, path::PathBuf, process::Command};
 
-const PROGRAMS: [&str; 4] = ["direct", "exact", "keepalive", "tables"];
+const PROGRAMS: [&str; 5] = ["direct", "exact", "ipvs", "keepalive", "tables"];
 
 /// As a version would have it whose map of services has another layout: for the test that replaces one
 /// by the other.

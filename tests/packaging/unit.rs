@@ -79,6 +79,7 @@ fn what_the_guard_cannot_do_without() {
     for never in [
         "ProtectKernelTunables",
         "ProtectKernelModules",
+        "ProtectKernelLogs",
         "PrivateNetwork",
         "PrivateUsers",
         "IPAddressDeny",
@@ -94,7 +95,7 @@ fn what_the_guard_cannot_do_without() {
 fn each_capability_is_explained_in_the_unit_and_the_documents() {
     let (unit, documents) = (text(UNIT), text("docs/guard.md"));
     let capabilities = capabilities();
-    assert_eq!(capabilities.len(), 5, "{capabilities:?}");
+    assert_eq!(capabilities.len(), 6, "{capabilities:?}");
     for capability in &capabilities {
         assert!(
             unit.contains(&format!("#   {capability} ")),

@@ -291,6 +291,35 @@ struct nf_conn {
 	union nf_conntrack_proto proto;
 };
 
+struct hlist_node {
+	void *next; /* NULL at the end of a chain */
+};
+
+struct timer_list {
+	unsigned long expires; /* jiffies */
+};
+
+struct netns_ipvs {
+	struct net *net;
+};
+
+/* Of the module ip_vs, or the kernel's own. */
+struct ip_vs_conn {
+	struct hlist_node c_list;
+	__be16 cport;
+	__be16 dport;
+	__be16 vport;
+	__u16 af;
+	union nf_inet_addr caddr;
+	union nf_inet_addr vaddr;
+	union nf_inet_addr daddr;
+	__u16 protocol;
+	__u16 daf; /* the backend's family */
+	struct netns_ipvs *ipvs;
+	struct timer_list timer;
+	volatile __u16 state;
+};
+
 struct seq_file;
 
 struct bpf_iter_meta {

@@ -11,16 +11,12 @@
  * does not hold is read anew. Every read of memory is one that cannot fault
  * (bpf_probe_read_kernel, bpf_rdonly_cast).
  *
- * src/tables.rs calls these with BPF_PROG_RUN and takes the records from the map.
+ * src/tables/ calls these with BPF_PROG_RUN and takes the records from the map.
  */
 #include "kernel.h"
-#include "tables.h"
+#include "walk.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-#define READ(into, address) bpf_probe_read_kernel(&(into), sizeof(into), (void *)(address))
-#define OFFSET(type, field) bpf_core_field_offset(struct type, field)
-#define FIELD(type, copy, offset) (*(type *)((copy) + (offset)))
 
 /* Places of fields. From few outer types: libbpf looks through all types of the kernel for each,
  * which takes a millisecond. */
@@ -30,9 +26,6 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define TUPLE_SIZE 40 /* struct nf_conntrack_tuple, aligned to four */
 
 #define HAS_IPV6 bpf_core_field_exists(struct tcp_sock, inet_conn.icsk_inet.sk.__sk_common.skc_v6_daddr)
-
-/* Each step is one object or the start of one bucket. */
-enum { GO_ON = 0, STOP = 1 };
 
 /* Since kernel 6.2: memory may be read by plain loads that yield 0 where they would fault. */
 extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
@@ -144,39 +137,6 @@ static __always_inline long read_bucket_anew(struct walk *walk)
 	}
 	walk->used = walk->mark;
 	return GO_ON;
-}
-
-/* Room for one record; NULL where it is full, with the bucket taken back. */
-static __always_inline void *room(struct walk *walk, __u32 size)
-{
-	__u32 slot = walk->slot;
-	struct batch *batch;
-	__u64 used = walk->used;
-
-	batch = bpf_map_lookup_elem(&keepline_tables, &slot);
-	if (!batch || used > ROOM - size) {
-		walk->used = walk->mark;
-		walk->node = 0;
-		return NULL;
-	}
-	return batch->records + used;
-}
-
-static __always_inline void meet(struct walk *walk, __u64 net)
-{
-	if (net == walk->net)
-		return;
-	walk->net = net;
-	READ(walk->inum, net + OFFSET(net, ns.inum));
-}
-
-/* Word by word: the compiler knows nothing of how the copy is aligned. */
-static __always_inline void copy_address(__be32 *to, const char *from)
-{
-	to[0] = FIELD(__be32, from, 0);
-	to[1] = FIELD(__be32, from, 4);
-	to[2] = FIELD(__be32, from, 8);
-	to[3] = FIELD(__be32, from, 12);
 }
 
 static __always_inline bool same_tuple(const char *one, const char *other)
@@ -347,41 +307,6 @@ static long step_entry(__u64 number, struct walk *walk)
 {
 	(void)number;
 	return next_entry(walk) ? STOP : GO_ON;
-}
-
-static __always_inline void begin(struct walk *walk, const struct question *question)
-{
-	walk->slot = question->slot;
-	walk->bucket = question->bucket;
-	walk->last = question->last;
-	walk->base = question->base;
-	walk->inodes = question->inodes;
-	walk->node = question->zero;
-	walk->used = question->zero;
-	walk->mark = question->zero;
-	walk->seen = question->zero;
-	walk->torn = question->zero;
-	walk->net = question->zero;
-	walk->inum = question->zero;
-	walk->tries = question->zero;
-	walk->touched = question->zero;
-	walk->now = bpf_jiffies64();
-}
-
-static __always_inline int end(const struct walk *walk)
-{
-	__u32 slot = walk->slot;
-	struct batch *batch = bpf_map_lookup_elem(&keepline_tables, &slot);
-
-	if (!batch)
-		return 0;
-	/* In the midst of a bucket: it is read again. */
-	batch->used = walk->node ? walk->mark : walk->used;
-	batch->bucket = walk->bucket;
-	batch->seen = walk->seen;
-	batch->torn = walk->torn;
-	batch->last = walk->last;
-	return 1;
 }
 
 SEC("raw_tp")

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* What tables.bpf.c is asked and tells (src/tables/), and what it remembers on its way. */
+/* What tables.bpf.c and ipvs.bpf.c are asked and tell (src/tables/). */
 #ifndef KEEPLINE_TABLES_H
 #define KEEPLINE_TABLES_H
 
-#define ROOM (256 << 10) /* bytes of records in one call; src/tables.rs */
-#define SLOTS 16         /* calls at the same time; src/tables.rs */
+#define ROOM (256 << 10) /* bytes of records in one call; src/tables/reader.rs */
+#define SLOTS 16         /* calls at the same time; src/tables/mod.rs */
 #define MOST_STEPS (1 << 20)
 #define MOST_TRIES 8
 #define IPS_OFFLOAD_BIT 14 /* include/uapi/linux/netfilter/nf_conntrack_common.h */
@@ -55,33 +55,26 @@ struct entry_record {
 	__u8 pad[5];
 };
 
+struct conn_record {
+	__be32 address[3][4]; /* client, virtual address, backend */
+	__be16 port[3];
+	__u16 state;
+	__u32 netns;
+	__u32 expires; /* jiffies */
+	__u8 family;
+	__u8 backend_family;
+	__u8 pad[6];
+};
+
 /* What a walk is asked, as the context of a raw tracepoint. */
 struct question {
 	__u64 slot;
 	__u64 bucket; /* from here */
 	__u64 last;   /* to here */
-	__u64 base;   /* address of the first bucket; of sockets 0, they are found */
+	__u64 base;   /* address of the first bucket, of conntrack's table; others are found */
 	__u64 inodes; /* whether those of sockets are wanted */
 	/* Always 0. The verifier is to take the walk's state for unknown from the start. */
 	__u64 zero;
-};
-
-struct walk {
-	__u64 base;
-	__u64 bucket;
-	__u64 last;
-	__u64 node;  /* where in the bucket; 0: at its start */
-	__u64 used;  /* bytes of records */
-	__u64 mark;  /* those before this bucket */
-	__u64 seen;
-	__u64 torn;
-	__u64 net;   /* address of the namespace last met, */
-	__u32 inum;  /* and its inode */
-	__u32 slot;
-	__u32 now;
-	__u32 tries;
-	__u64 inodes;
-	__u64 touched; /* keeps loads that are for their effect on the caches alone */
 };
 
 #endif

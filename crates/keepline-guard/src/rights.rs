@@ -11,6 +11,8 @@ fn needed() -> CapabilitySet {
         // /proc/PID/ns/net and /proc/PID/fd of others, pidfd_getfd.
         | CapabilitySet::SYS_PTRACE
         | CapabilitySet::DAC_READ_SEARCH
+        // Where IPVS has its table, by /proc/kallsyms.
+        | CapabilitySet::SYSLOG
         // The control socket is given to its group.
         | CapabilitySet::CHOWN
 }

@@ -160,10 +160,11 @@ fn look(
             return Err(NodeError::Nothing { why: why.to_owned() });
         }
     }
-    let (found, walked, engine) = std::thread::scope(|scope| {
+    let (found, walked, ipvs, engine) = std::thread::scope(|scope| {
         let engine = scope.spawn(|| ask(&facts.host));
-        let (found, walked) = scan(&places, &facts, (way, walker), owners == Owners::All);
-        (found, walked, engine.join().expect("asking the Engine does not panic"))
+        let (mut found, walked) = scan(&places, &facts, (way, walker), owners == Owners::All);
+        let ipvs = walk::read_slow_ipvs(&mut found);
+        (found, walked, ipvs, engine.join().expect("asking the Engine does not panic"))
     });
     let mut namespaces = Vec::with_capacity(places.len());
     for mut found in found {
@@ -202,7 +203,7 @@ fn look(
         let wanted: Vec<_> = suspects.chain(questions.processes.iter().copied()).collect();
         settled = complete::complete(&mut snapshot, &places, wanted.into_iter());
     }
-    second_look::look(&mut snapshot, &places, &questions.suspects, &settled);
+    second_look::look(&mut snapshot, &places, &questions.suspects, &settled, ipvs);
     name(&mut snapshot, &places, &questions);
     snapshot.duration = clock.elapsed();
     let as_first_seen = questions.suspects.is_empty() && questions.keepalive.is_empty();
@@ -220,9 +221,7 @@ fn scan(
     let by_walk = match way {
         Way::Netlink => false,
         Way::Walk => true,
-        // Older ones would have to be walked without `bpf_rdonly_cast`: that is not proven.
-        // Older ones are not proven.
-        Way::Best => facts.at_least(6, 1) && walker.is_worth_it(),
+        Way::Best => walk::is_proven(facts) && walker.is_worth_it(),
     };
     let when = if by_walk { scan::Tables::Later } else { scan::Tables::Now };
     std::thread::scope(|scope| {

@@ -5,8 +5,9 @@
 //! entry is asked for by name and is not there, and *after that* the same socket (by cookie) is
 //! still open. So it was open while it had no entry.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr};
 
+use keepline_bpf::tables::IpvsTable;
 use keepline_core::{
     Snapshot,
     judge::Suspect,
@@ -20,12 +21,14 @@ use keepline_wire::{
     conntrack::{self, Direction, Tuple},
     sock_diag,
 };
+use rustc_hash::FxHashMap;
 
 use crate::{
     complete::Incompletable,
     parallel,
     place::Place,
     tables::{TCP, convert_entry, ipvs_entries},
+    walk,
 };
 
 /// The IPVS listing can skip entries; where conntrack cannot vouch for it, several must agree.
@@ -42,12 +45,13 @@ enum Said {
 }
 
 /// Looks again at all suspects and writes down what is so. Those of which `settled` tells are not
-/// to be found again.
+/// to be found again. `ipvs`: where its tables were walked, since listing them takes too long.
 pub(crate) fn look(
     snapshot: &mut Snapshot,
     places: &[Place],
     suspects: &[Suspect],
     settled: &Incompletable,
+    ipvs: Option<IpvsTable>,
 ) {
     if suspects.is_empty() {
         return;
@@ -60,9 +64,19 @@ pub(crate) fn look(
     let suspects: Vec<Suspect> =
         suspects.iter().filter(|suspect| result(suspect).is_none()).copied().collect();
     let by_director = group(&suspects, |suspect| suspect.director);
+    let inode = |director: usize| snapshot.namespaces[director].inode;
+    let inodes: Vec<u64> = by_director.iter().map(|(director, _)| inode(*director)).collect();
+    let walked = ipvs.map(|mut table| walk::remembered_by_ipvs(&mut table, &inodes));
     let said = parallel::map(&by_director, |(director, suspects)| {
-        let place = place(places, snapshot.namespaces[*director].inode)?;
-        place.enter(|| ask_director(snapshot, *director, suspects)).and_then(|said| said).ok()
+        let place = place(places, inode(*director))?;
+        let walked = match &walked {
+            Some(Ok((entries, _))) => entries.get(&inode(*director)),
+            // Read once, and not again.
+            Some(Err(_)) => return None,
+            None => None,
+        };
+        let ask = || ask_director(snapshot, *director, suspects, walked);
+        place.enter(ask).and_then(|said| said).ok()
     });
     let mut open = Vec::new();
     let mut remembered = Vec::new();
@@ -140,26 +154,28 @@ fn ask_director(
     snapshot: &Snapshot,
     director: usize,
     suspects: &[Suspect],
+    walked: Option<&Vec<Entry>>,
 ) -> Result<Vec<Said>, Error> {
     let namespace = &snapshot.namespaces[director];
     let netfilter = Netlink::open(Protocol::Netfilter)?;
     let diag = Netlink::open(Protocol::SockDiag)?;
-    let listed = match &namespace.ipvs {
-        Some(ipvs) if ipvs.listing == Listing::Read => {
+    let listed = match (&namespace.ipvs, walked) {
+        (Some(_), Some(walked)) => Cow::Borrowed(walked.as_slice()),
+        (Some(ipvs), None) if ipvs.listing == Listing::Read => {
             let times = if ipvs.conntrack == Some(true) { 1 } else { LISTINGS };
             let mut listed = Vec::new();
             for _ in 0..times {
                 listed.extend(ipvs_entries()?);
             }
-            listed
+            Cow::Owned(listed)
         }
-        _ => Vec::new(),
+        _ => Cow::default(),
     };
-    let clients: HashSet<_> = listed.iter().map(|entry| (entry.client, entry.server)).collect();
+    let listed = Listed::of(&listed);
     let tracked = namespace.conntrack.is_some();
     let mut said = Vec::with_capacity(suspects.len());
     for (sequence, suspect) in (1..).zip(suspects) {
-        if let Some(entry) = in_listing(&listed, &clients, suspect) {
+        if let Some(entry) = listed.find(suspect).cloned() {
             said.push(Said::Remembers(entry));
         } else if let Some(entry) =
             tracked.then(|| in_conntrack(&netfilter, suspect, sequence)).transpose()?.flatten()
@@ -174,23 +190,29 @@ fn ask_director(
     Ok(said)
 }
 
-fn in_listing(
-    listed: &[Entry],
-    clients: &HashSet<(std::net::SocketAddr, std::net::SocketAddr)>,
-    suspect: &Suspect,
-) -> Option<Entry> {
-    let (from, to) = suspect.pair;
-    let found = |entry: &&Entry| {
-        if suspect.backend_end {
-            entry.backend == from && entry.client.port() == to.port()
-        } else {
-            (entry.client, entry.server) == suspect.pair
+/// Entries of IPVS by what is known of them from either end.
+struct Listed<'a> {
+    by_client: FxHashMap<(SocketAddr, SocketAddr), &'a Entry>,
+    by_backend: FxHashMap<(SocketAddr, u16), &'a Entry>,
+}
+
+impl<'a> Listed<'a> {
+    fn of(entries: &'a [Entry]) -> Self {
+        Self {
+            by_client: entries.iter().map(|it| ((it.client, it.server), it)).collect(),
+            // SNAT leaves the port as it is where that is free.
+            by_backend: entries.iter().map(|it| ((it.backend, it.client.port()), it)).collect(),
         }
-    };
-    if !suspect.backend_end && !clients.contains(&suspect.pair) {
-        return None;
     }
-    listed.iter().find(found).cloned()
+
+    fn find(&self, suspect: &Suspect) -> Option<&'a Entry> {
+        let (from, to) = suspect.pair;
+        if suspect.backend_end {
+            self.by_backend.get(&(from, to.port())).copied()
+        } else {
+            self.by_client.get(&suspect.pair).copied()
+        }
+    }
 }
 
 fn in_conntrack(

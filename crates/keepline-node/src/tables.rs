@@ -3,10 +3,11 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader},
+    path::Path,
     time::Duration,
 };
 
-use keepline_bpf::tables::EntrySeen;
+use keepline_bpf::tables::{ConnSeen, EntrySeen};
 use keepline_core::snapshot::{
     Conntrack, ConntrackTimeouts, Destination, Entry, EntryState, Forwarding, Ipvs, Listing,
     Service, ServiceId, Timeouts,
@@ -26,13 +27,17 @@ use keepline_wire::{
     },
 };
 
-use crate::scan::{Found, Tables};
+use crate::{
+    place::PROC,
+    scan::{Found, Tables},
+};
 
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u8 = 6;
 
 /// Before kernel 6.14 every read of `/proc/net/ip_vs_conn` walks the table from its start
-/// (`ip_vs_conn_array`, `net/netfilter/ipvs/ip_vs_conn.c`): about a second for 35,000 entries.
+/// (`ip_vs_conn_array`, `net/netfilter/ipvs/ip_vs_conn.c`): about a second for 35,000 entries. Longer
+/// tables are walked instead, where the kernel allows it (`crate::walk`).
 const SLOW_FROM: u64 = 20_000;
 
 /// Lifetime shown for an entry that has none: `nf_flow_table` renews a day at a time
@@ -49,11 +54,7 @@ pub(crate) fn lists_fast(facts: &Facts) -> bool {
 pub(crate) fn read_ipvs(found: &mut Found, kernel_lists_fast: bool) {
     match ipvs_of_here() {
         Ok(Some((timeouts, services))) => {
-            let entries: u64 = services
-                .iter()
-                .flat_map(|service| &service.destinations)
-                .map(|backend| u64::from(backend.active) + u64::from(backend.inactive))
-                .sum();
+            let entries: u64 = services.iter().map(Service::remembered).sum();
             let mut ipvs = Ipvs {
                 timeouts,
                 services,
@@ -78,6 +79,15 @@ pub(crate) fn read_ipvs(found: &mut Found, kernel_lists_fast: bool) {
         Ok(None) => {}
         Err(error) => found.missed("IPVS", &error),
     }
+}
+
+/// Whether a listing of the current namespace's IPVS entries takes no longer than it should.
+pub(crate) fn is_listed_in_time() -> Result<bool, Error> {
+    if lists_fast(&Facts::read(Path::new(PROC))) {
+        return Ok(true);
+    }
+    let services = ipvs_of_here()?.map(|(_, services)| services).unwrap_or_default();
+    Ok(services.iter().map(Service::remembered).sum::<u64>() <= SLOW_FROM)
 }
 
 fn flag(name: &str) -> Option<bool> {
@@ -214,6 +224,19 @@ fn ipvs_state(state: ip_vs_conn::State) -> EntryState {
         S::Listen => EntryState::Listen,
         S::SynAck => EntryState::Synack,
         S::Udp | S::Assured | S::Other => EntryState::Other,
+    }
+}
+
+/// The same of a connection that was seen in the kernel's table.
+pub(crate) fn convert_conn(seen: &ConnSeen) -> Entry {
+    Entry {
+        client: seen.client,
+        server: seen.vip,
+        backend: seen.backend,
+        seen_as: None,
+        state: ipvs_state(ip_vs_conn::State::from_tcp(seen.state)),
+        // As the listing tells it, in whole seconds.
+        expires: Duration::from_secs(seen.expires.as_secs()),
     }
 }
 

@@ -1,27 +1,28 @@
 //! Sockets and entries of all namespaces in one walk over the kernel's tables, on machines with
 //! very many. Where that is not possible netlink tells the same, namespace by namespace.
 
-use std::{net::SocketAddrV4, sync::Mutex};
+use std::{net::SocketAddrV4, path::Path, sync::Mutex};
 
 use keepline_bpf::tables::{
-    self as programs, Connections, KeepaliveSeen, SocketSeen, Tables, Walked,
+    self as programs, Connections, IpvsTable, KeepaliveSeen, SocketSeen, Tables, Walked,
 };
 use keepline_core::snapshot::{
-    Entry, KeepaliveDefaults, KeepaliveSettings, Namespace, Socket, TcpState, Timer,
+    Entry, Ipvs, KeepaliveDefaults, KeepaliveSettings, Listing, Namespace, Socket, TcpState, Timer,
 };
 use keepline_kernel::{
     Error as KernelError,
     netlink::{Event, Protocol, Socket as Netlink},
     procfs,
+    rights::Facts,
 };
 use keepline_wire::{conntrack, nl::WireError, proc::sockstat};
 use rustc_hash::FxHashMap;
 
 use crate::{
     parallel,
-    place::Place,
+    place::{PROC, Place},
     scan::Found,
-    tables::{TCP, convert_seen},
+    tables::{TCP, convert_conn, convert_seen},
 };
 
 /// From so many sockets on the whole machine a walk is worth the programs' loading, which takes as
@@ -36,6 +37,11 @@ const PARTS: u32 = 16;
 const AT_ONCE: usize = 1024;
 /// A walk that comes by fewer than one in so many of what the kernel counts has missed its table.
 const MISSED: u64 = 2;
+
+/// Whether walks were proven on this kernel. Older ones may be able to.
+pub(crate) fn is_proven(facts: &Facts) -> bool {
+    facts.at_least(6, 1)
+}
 
 /// Who walks, with the programs once they are loaded.
 #[derive(Debug)]
@@ -382,4 +388,51 @@ fn settings(
         interval: seen.interval.or(seconds(|it| it.intvl))?,
         probes: seen.probes.map(u32::from).or(defaults.and_then(|it| it.probes.try_into().ok()))?,
     })
+}
+
+/// IPVS entries of namespaces, by inode.
+pub(crate) type Remembered = FxHashMap<u64, Vec<Entry>>;
+
+/// The means to read IPVS tables without listing them; None where this kernel does not let anybody.
+pub(crate) fn ipvs_table() -> Option<IpvsTable> {
+    is_proven(&Facts::read(Path::new(PROC))).then(IpvsTable::load)?.ok()
+}
+
+/// Reads the IPVS tables that would be listed too slowly; the means to do it again. None where there
+/// are none such, or this kernel does not let anybody: conntrack stands in for them then.
+pub(crate) fn read_slow_ipvs(found: &mut [Found]) -> Option<IpvsTable> {
+    let mut slow: Vec<(u64, &mut Ipvs)> = found
+        .iter_mut()
+        .filter_map(|it| Some((it.namespace.inode, it.namespace.ipvs.as_mut()?)))
+        .filter(|(_, ipvs)| ipvs.listing == Listing::TooSlow)
+        .collect();
+    if slow.is_empty() {
+        return None;
+    }
+    let mut table = ipvs_table()?;
+    let inodes: Vec<u64> = slow.iter().map(|(inode, _)| *inode).collect();
+    let (mut entries, seen) = remembered_by_ipvs(&mut table, &inodes).ok()?;
+    let expected: u64 = slow.iter().map(|(_, ipvs)| ipvs.remembered()).sum();
+    if seen < expected / MISSED {
+        return None;
+    }
+    for (inode, ipvs) in &mut slow {
+        ipvs.entries = entries.remove(inode).unwrap_or_default();
+        ipvs.listing = Listing::Read;
+    }
+    Some(table)
+}
+
+/// What IPVS remembers in these namespaces, and how much in all.
+pub(crate) fn remembered_by_ipvs(
+    table: &mut IpvsTable,
+    inodes: &[u64],
+) -> Result<(Remembered, u64), keepline_bpf::Error> {
+    let mut entries: Remembered = inodes.iter().map(|inode| (*inode, Vec::new())).collect();
+    let walked = table.entries(|seen| {
+        if let Some(entries) = entries.get_mut(&u64::from(seen.netns)) {
+            entries.push(convert_conn(&seen));
+        }
+    })?;
+    Ok((entries, walked.seen))
 }

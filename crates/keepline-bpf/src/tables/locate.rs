@@ -38,7 +38,7 @@ impl Tables {
         known: (SocketAddrV4, SocketAddrV4),
         buckets: u64,
     ) -> Result<Option<Connections>, Error> {
-        let locator = Locator { tables: self, map: object::map_of(&self.object, PROBE)? };
+        let locator = Locator { tables: self, map: object::map_of(&self.loaded.object, PROBE)? };
         locator.connections(known, buckets)
     }
 }
@@ -88,7 +88,7 @@ impl Locator<'_> {
         // The least that passes for a packet.
         let packet = [0; 64];
         let input = ProgramInput { data_in: Some(&packet), ..ProgramInput::default() };
-        let said = self.tables.program(FIND)?.test_run(input).map_err(call("run"))?;
+        let said = self.tables.loaded.program(FIND)?.test_run(input).map_err(call("run"))?;
         if said.return_value == 1 { self.word().map(Some) } else { Ok(None) }
     }
 
@@ -108,7 +108,7 @@ impl Locator<'_> {
             context_in: Some(context.as_flattened_mut()),
             ..ProgramInput::default()
         };
-        let said = self.tables.program(PEEK)?.test_run(input);
+        let said = self.tables.loaded.program(PEEK)?.test_run(input);
         let said = said.map_err(|source| Error::bpf("run", PEEK, source))?;
         if said.return_value == 1 { self.word().map(Some) } else { Ok(None) }
     }

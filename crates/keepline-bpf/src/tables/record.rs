@@ -1,5 +1,5 @@
-//! The records that the programs write: `struct socket_record` and `struct entry_record` of
-//! `bpf/tables.h`.
+//! The records that the programs write: `struct socket_record`, `struct entry_record` and `struct
+//! conn_record` of `bpf/tables.h`.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
@@ -10,6 +10,8 @@ use std::{
 pub(super) const SOCKET: usize = 80;
 /// Size of `struct entry_record`.
 pub(super) const ENTRY: usize = 88;
+/// Size of `struct conn_record`.
+pub(super) const CONN: usize = 72;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -65,6 +67,23 @@ pub struct EntrySeen {
     pub expires: Duration,
     /// A flow table has it: the lifetime and the state say nothing.
     pub offloaded: bool,
+}
+
+/// A TCP connection that IPVS remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnSeen {
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Who connected.
+    pub client: SocketAddr,
+    /// To whom.
+    pub vip: SocketAddr,
+    /// Where its packets go.
+    pub backend: SocketAddr,
+    /// `IP_VS_TCP_S_*`, `include/net/ip_vs.h`.
+    pub state: u16,
+    /// Lifetime left, to the tick.
+    pub expires: Duration,
 }
 
 fn bytes<const N: usize>(record: &[u8], at: usize) -> [u8; N] {
@@ -150,6 +169,25 @@ impl EntrySeen {
     }
 }
 
+impl ConnSeen {
+    /// None for a family that TCP does not have.
+    pub(super) fn parse(record: &[u8; CONN], per_second: u32) -> Option<Self> {
+        let [family, backend_family] = bytes(record, 64);
+        let at = |which: usize, family| {
+            let port = u16::from_be_bytes(bytes(record, 48 + 2 * which));
+            address(record, 16 * which, family, port, 0)
+        };
+        Some(Self {
+            client: at(0, family)?,
+            vip: at(1, family)?,
+            backend: at(2, backend_family)?,
+            state: u16::from_ne_bytes(bytes(record, 54)),
+            netns: number(record, 56),
+            expires: time(number(record, 60), per_second),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,5 +242,28 @@ mod tests {
         assert_eq!(entry.reply, (address("10.0.0.3:3000"), address("10.0.0.4:4000")));
         assert_eq!((entry.netns, entry.state, entry.offloaded), (9, 3, false));
         assert_eq!(entry.expires, Duration::from_millis(4004));
+    }
+
+    #[test]
+    fn a_connection_of_ipvs_comes_back_from_its_record() {
+        let mut record = [0; CONN];
+        for (which, last) in [1, 2, 3].into_iter().enumerate() {
+            record[16 * which..16 * which + 4].copy_from_slice(&[10, 0, 0, last]);
+            record[48 + 2 * which..50 + 2 * which]
+                .copy_from_slice(&(u16::from(last) * 1000).to_be_bytes());
+        }
+        record[54..56].copy_from_slice(&4_u16.to_ne_bytes());
+        record[56..60].copy_from_slice(&9_u32.to_ne_bytes());
+        record[60..64].copy_from_slice(&1001_u32.to_ne_bytes());
+        record[64..66].copy_from_slice(&[AF_INET, AF_INET]);
+        let seen = ConnSeen::parse(&record, 250).unwrap();
+        let address = |text: &str| text.parse().unwrap();
+        assert_eq!(seen.client, address("10.0.0.1:1000"));
+        assert_eq!(seen.vip, address("10.0.0.2:2000"));
+        assert_eq!(seen.backend, address("10.0.0.3:3000"));
+        assert_eq!((seen.netns, seen.state), (9, 4));
+        assert_eq!(seen.expires, Duration::from_millis(4004));
+        record[64] = 1;
+        assert_eq!(ConnSeen::parse(&record, 250), None);
     }
 }

@@ -41,12 +41,7 @@ pub(super) fn find(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
         if let Some((detail, fix)) = table_full(namespace) {
             add(Code::TABLE_FULL, detail, fix);
         }
-        if namespace.ipvs.as_ref().is_some_and(|ipvs| ipvs.listing == Listing::TooSlow) {
-            let detail = format!(
-                "the IPVS table of {} is large, and kernel {} lists it in quadratic time (mended \
-                 in 6.14): lifetimes are told from conntrack and each session's silence instead",
-                namespace.name, snapshot.kernel
-            );
+        if let Some(detail) = slow_table(namespace, &snapshot.kernel) {
             add(Code::SLOW_TABLE, detail, fix::inside(namespace, "conntrack -C"));
         }
         let network = topology.and_then(|it| it.network_of_director(namespace.file()));
@@ -72,6 +67,23 @@ pub(super) fn find(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
 }
 
 /// IPVS keeps its entry, but conntrack drops the one that holds the translation.
+fn slow_table(namespace: &Namespace, kernel: &str) -> Option<String> {
+    let ipvs = namespace.ipvs.as_ref().filter(|it| it.listing == Listing::TooSlow)?;
+    let mut detail = format!(
+        "the IPVS table of {} is large, kernel {kernel} lists it in quadratic time (mended in 6.14), \
+         and it could not be walked: lifetimes are told from conntrack and each session's silence",
+        namespace.name
+    );
+    if let Some(conntrack) = namespace.conntrack.as_ref().filter(|it| !ipvs.is_known_to(it)) {
+        let (remembered, tracked) = (ipvs.remembered(), conntrack.count);
+        detail += &format!(
+            ". IPVS has {remembered} entries and conntrack {tracked}: it was emptied by somebody, and \
+             sessions that it does not know cannot be judged"
+        );
+    }
+    Some(detail)
+}
+
 fn conntrack_shorter(namespace: &Namespace) -> Option<(String, Duration)> {
     let ipvs = namespace.ipvs.as_ref().filter(|ipvs| ipvs.conntrack == Some(true))?;
     let conntrack = namespace.conntrack.as_ref()?.timeouts?;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::index::{Index, Pair, entry, socket};
 use crate::{
     session::{EntryRef, SocketRef, Table},
-    snapshot::{Entry, Ipvs, Namespace, ServiceId, Snapshot, TcpState},
+    snapshot::{Entry, Ipvs, Listing, Namespace, ServiceId, Snapshot, TcpState},
 };
 
 /// A published port takes two (host, ingress); more than this is a loop.
@@ -311,10 +311,10 @@ fn missing(snapshot: &Snapshot, director: usize, table: Table, pair: Pair) -> Ro
 fn remembers(namespace: &Namespace) -> bool {
     let Some(ipvs) = &namespace.ipvs else { return false };
     match ipvs.listing {
-        crate::snapshot::Listing::Read => true,
-        crate::snapshot::Listing::TooSlow | crate::snapshot::Listing::Unreadable => {
-            ipvs.conntrack == Some(true)
-                && namespace.conntrack.as_ref().is_some_and(|conntrack| conntrack.readable)
+        Listing::Read => true,
+        Listing::TooSlow | Listing::Unreadable => {
+            let conntrack = namespace.conntrack.as_ref().filter(|it| it.readable);
+            ipvs.conntrack == Some(true) && conntrack.is_some_and(|it| ipvs.is_known_to(it))
         }
     }
 }

@@ -96,13 +96,31 @@ pub struct Ipvs {
     pub conn_reuse_mode: Option<u32>,
 }
 
+impl Ipvs {
+    /// How many entries its services have, of any protocol and in any state.
+    #[must_use]
+    pub fn remembered(&self) -> u64 {
+        self.services.iter().map(Service::remembered).sum()
+    }
+
+    /// Whether conntrack of its namespace knows as many sessions, but for those that came between the
+    /// two looks. Who has emptied conntrack (`conntrack -F`) has made IPVS forget nothing.
+    #[must_use]
+    pub fn is_known_to(&self, conntrack: &Conntrack) -> bool {
+        /// One in so many.
+        const BETWEEN: u64 = 256;
+        let remembered = self.remembered();
+        conntrack.count >= remembered - remembered / BETWEEN
+    }
+}
+
 /// How the IPVS entries were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Listing {
-    /// From `/proc/net/ip_vs_conn`.
+    /// From `/proc/net/ip_vs_conn`, or from the kernel's own table.
     Read,
-    /// Not read: on this kernel it would take too long. The namespace's conntrack stands in.
+    /// Not read: on this kernel it would take too long, and its table is not to be had. The namespace's conntrack stands in.
     TooSlow,
     /// Not read: the file could not be opened.
     Unreadable,
@@ -182,6 +200,15 @@ pub struct Service {
     pub persistent: Option<Duration>,
     /// Backends.
     pub destinations: Vec<Destination>,
+}
+
+impl Service {
+    /// How many entries it has, of any protocol and in any state.
+    #[must_use]
+    pub fn remembered(&self) -> u64 {
+        let entries = |it: &Destination| u64::from(it.active) + u64::from(it.inactive);
+        self.destinations.iter().map(entries).sum()
+    }
 }
 
 /// One backend of a service.

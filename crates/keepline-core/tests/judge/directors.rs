@@ -337,6 +337,28 @@ fn slow_table_is_replaced_by_conntrack_and_silence() {
     assert!(judgement.findings.iter().any(|finding| finding.code == Code::SLOW_TABLE));
 }
 
+/// Without an entry in either there is an orphan; where conntrack was emptied by hand there is none.
+#[test]
+fn an_emptied_conntrack_does_not_stand_in_for_ipvs() {
+    let mut snapshot = swarm(None);
+    tables(&mut snapshot).listing = Listing::TooSlow;
+    look_again(&mut snapshot, SecondLookResult::Confirmed);
+    let verdict = |snapshot: &Snapshot| {
+        let session = only(snapshot);
+        (session.verdict, session.why)
+    };
+    assert_eq!(verdict(&snapshot).0, Verdict::Orphaned);
+    tables(&mut snapshot).services[0].destinations[0].active = 100_000;
+    let conntrack = |snapshot: &mut Snapshot, count| {
+        snapshot.namespaces[DIRECTOR].conntrack.as_mut().unwrap().count = count;
+    };
+    conntrack(&mut snapshot, 12);
+    assert_eq!(verdict(&snapshot), (Verdict::Unknown, Why::Unreadable));
+    // As many as there were a moment ago.
+    conntrack(&mut snapshot, 99_900);
+    assert_eq!(verdict(&snapshot).0, Verdict::Orphaned);
+}
+
 #[test]
 fn findings_about_directors() {
     let mut snapshot = swarm(Some(entry(800)));

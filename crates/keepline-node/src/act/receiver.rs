@@ -13,12 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keepline_core::{plan::Remembered, snapshot::EntryState};
+use keepline_core::{
+    plan::Remembered,
+    snapshot::{Entry, EntryState},
+};
 use keepline_kernel::{
     multicast::Sender,
+    namespaces,
     netlink::{Event, Socket as Netlink},
     procfs,
-    rights::Facts,
 };
 use keepline_wire::{
     ipvs::{self, Daemon, DaemonState},
@@ -28,9 +31,12 @@ use keepline_wire::{
 
 use super::Obstacle;
 use crate::{
-    place::PROC,
-    tables::{TCP, ipvs_entries, lists_fast},
+    tables::{self, TCP},
+    walk,
 };
+
+/// The namespace of the calling thread.
+const THIS_NAMESPACE: &str = "/proc/thread-self/ns/net";
 
 /// The interface of a daemon of our own: reachable from nowhere else.
 const OURS: &str = "lo";
@@ -45,8 +51,6 @@ const SHORTEST: usize = 1472;
 const QUEUE: u64 = 64 * 1024;
 /// How long the daemon may take for what waits.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Tables up to this size are read back.
-const READ_BACK: usize = 20_000;
 
 /// Gives entries their lifetime, and makes those that are gone.
 pub(super) fn remember(entries: &[Remembered]) -> Result<Vec<String>, Obstacle> {
@@ -55,10 +59,10 @@ pub(super) fn remember(entries: &[Remembered]) -> Result<Vec<String>, Obstacle> 
     let conns: Vec<SyncConn> = entries.iter().map(conn).collect();
     receiver.tell(&conns)?;
     drop(receiver);
-    if entries.len() > READ_BACK && !lists_fast(&Facts::read(Path::new(PROC))) {
-        return Ok(Vec::new());
+    match listed()? {
+        Some(listed) => read_back(entries, listed),
+        None => Ok(Vec::new()),
     }
-    read_back(entries)
 }
 
 fn conn(entry: &Remembered) -> SyncConn {
@@ -242,12 +246,23 @@ fn start(netlink: &Netlink, family: u16) -> Result<Daemon, Obstacle> {
     Ok(daemon)
 }
 
+/// What is remembered in the current namespace now; None where telling takes too long.
+fn listed() -> Result<Option<Vec<Entry>>, Obstacle> {
+    if tables::is_listed_in_time()? {
+        return Ok(Some(tables::ipvs_entries()?));
+    }
+    let inode = namespaces::identify(Path::new(THIS_NAMESPACE))?;
+    let Some(mut table) = walk::ipvs_table() else { return Ok(None) };
+    let walked = walk::remembered_by_ipvs(&mut table, &[inode]).ok();
+    Ok(walked.and_then(|(mut entries, _)| entries.remove(&inode)))
+}
+
 /// The kernel acknowledges nothing: what was told must be there.
-fn read_back(entries: &[Remembered]) -> Result<Vec<String>, Obstacle> {
+fn read_back(entries: &[Remembered], listed: Vec<Entry>) -> Result<Vec<String>, Obstacle> {
     /// Since it was told, and for what the listing rounds off.
     const SLACK: Duration = Duration::from_secs(3);
     type Key = (SocketAddr, SocketAddr);
-    let listed: HashMap<Key, (SocketAddr, Duration)> = ipvs_entries()?
+    let listed: HashMap<Key, (SocketAddr, Duration)> = listed
         .into_iter()
         .map(|entry| ((entry.client, entry.server), (entry.backend, entry.expires)))
         .collect();

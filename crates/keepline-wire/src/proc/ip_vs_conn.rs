@@ -83,6 +83,26 @@ impl State {
         }
     }
 
+    /// The state of TCP with this number (`IP_VS_TCP_S_*`, `include/net/ip_vs.h`);
+    /// [`State::Other`] if unknown.
+    #[must_use]
+    pub const fn from_tcp(number: u16) -> Self {
+        match number {
+            0 => Self::None,
+            1 => Self::Established,
+            2 => Self::SynSent,
+            3 => Self::SynRecv,
+            4 => Self::FinWait,
+            5 => Self::TimeWait,
+            6 => Self::Close,
+            7 => Self::CloseWait,
+            8 => Self::LastAck,
+            9 => Self::Listen,
+            10 => Self::SynAck,
+            _ => Self::Other,
+        }
+    }
+
     /// The name as the kernel prints it; `OTHER` for [`State::Other`].
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -39,7 +39,7 @@ fn captured(story: &Story, moment: &Moment) -> BTreeMap<String, Value> {
 }
 
 /// Entries of a captured table.
-fn entries(table: &Value) -> Vec<(Entry, f64)> {
+pub fn entries(table: &Value) -> Vec<(Entry, f64)> {
     let entry = |entry: &Value| {
         let [client, server, backend, state] =
             ["client", "server", "backend", "state"].map(|key| text(&entry[key]));
@@ -49,7 +49,7 @@ fn entries(table: &Value) -> Vec<(Entry, f64)> {
 }
 
 /// The same entries, and each with a lifetime between the tool's two looks.
-fn same_entries(ours: &[(Entry, f64)], before: &[(Entry, f64)], after: &[(Entry, f64)]) {
+pub fn same_entries(ours: &[(Entry, f64)], before: &[(Entry, f64)], after: &[(Entry, f64)]) {
     let map = |entries: &[(Entry, f64)]| entries.iter().cloned().collect::<BTreeMap<_, _>>();
     let (ours, before, after) = (map(ours), map(before), map(after));
     let names = |entries: &BTreeMap<Entry, f64>| entries.keys().cloned().collect::<Vec<_>>();

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use keepline_swarm_tests::{Guest, Output, skip};
+use keepline_swarm_tests::{Guest, Output, oracle, skip};
 use serde_json::Value;
 
-use crate::story::guest;
+use crate::{
+    compare::{entries, same_entries},
+    story::guest,
+};
 
 /// Scenarios run for half a minute on a quiet machine.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -126,6 +129,66 @@ fn hold_takes_on_a_busy_machine() {
     keepline("lab down --all");
     let said = said.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(said.stdout.trim(), "300", "{}", said.stderr);
+}
+
+/// This kernel lists a long table in quadratic time: it is walked. That says what `ipvsadm` says, also
+/// when conntrack, which would stand in for it, has been emptied; and who is forgotten is found.
+#[test]
+fn a_long_table_is_walked() {
+    const SESSIONS: usize = 6;
+    if skip("scenarios::a_long_table_is_walked") {
+        return;
+    }
+    json(&format!("lab up swarm --name long --sessions {SESSIONS} --tcp-timeout 2h -o json"));
+    let remember = format!(
+        "cat >/run/remember.py <<'END'\n{}END\n
+         remember() {{ nsenter --net=/run/netns/kl-long-lb \
+             python3 /run/remember.py 10.213.1.2:7000 10.213.1.11:7000 256; }}\n",
+        include_str!("remember.py")
+    );
+    let director = |script: &str| {
+        let script = format!("{remember}{script}");
+        the_guest().ok_within(&script, PATIENCE).unwrap_or_else(|error| {
+            let _ = the_guest().sh("/payload/keepline lab down --all");
+            panic!("{error}")
+        })
+    };
+    let tool = |command: &str| director(&format!("nsenter --net=/run/netns/kl-long-lb {command}"));
+    let numbers = "for a in $(seq 84); do for p in $(seq 250); do echo 172.16.0.$a:$((p + 9999)) 3600; done; done";
+    director(&format!("{numbers} | remember"));
+
+    let before = tool("ipvsadm -Lnc");
+    let captured = json("capture --netns kl-long-lb -");
+    let after = tool("ipvsadm -Lnc");
+    tool("conntrack -F");
+    let emptied = json("check -o json --netns kl-long-client");
+    let held = keepline("apply hold --once --for 3h --netns kl-long-client --yes");
+    let renewed = tool("ipvsadm -Lnc");
+    // The lab's own have two seconds from now on.
+    director(
+        "ipvsadm() { nsenter --net=/run/netns/kl-long-lb ipvsadm -Lnc | grep ' 10.213.1.10:'; }
+              ipvsadm | awk '{ print $4, 2 }' | remember
+              while ipvsadm; do sleep 0.5; done",
+    );
+    let forgotten = keepline("check -o json --netns kl-long-client");
+    keepline("lab down --all");
+
+    let namespaces = captured["namespaces"].as_array().expect("namespaces");
+    let captured = namespaces.iter().find(|it| it["name"] == "kl-long-lb").expect("the director");
+    let ours = entries(&captured["ipvs"]);
+    assert_eq!(ours.len(), 84 * 250 + SESSIONS);
+    same_entries(&ours, &oracle::ipvs_entries(&before), &oracle::ipvs_entries(&after));
+    assert_eq!(emptied["summary"]["safe"], SESSIONS, "{emptied:#}");
+    assert_eq!(emptied["findings"], serde_json::json!([]), "{emptied:#}");
+    assert_eq!(held.status, 0, "{}{}", held.stdout, held.stderr);
+    let long = oracle::ipvs_entries(&renewed).iter().filter(|(_, left)| *left > 7_200.0).count();
+    assert_eq!(long, SESSIONS);
+    let check: Value = serde_json::from_str(&forgotten.stdout).expect("JSON");
+    assert_eq!(
+        (&check["summary"]["orphaned"], forgotten.status),
+        (&SESSIONS.into(), 1),
+        "{check:#}"
+    );
 }
 
 /// Thousands of sessions come and go while checks run. The timeout is long: in an emulated guest

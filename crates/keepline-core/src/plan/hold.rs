@@ -49,12 +49,13 @@ pub fn hold(snapshot: &Snapshot, judgement: &Judgement, wish: HoldWish) -> Plan 
     let mut entries = Entries::default();
     let mut marks: FxHashMap<usize, Marks<'_>> = FxHashMap::default();
     let mut below = Below::default();
-    let (mut lost, mut removed) = (0, 0);
+    let (mut lost, mut removed, mut unseen) = (0, 0, 0);
     let here: FxHashSet<IpAddr> =
         snapshot.namespaces.iter().flat_map(|namespace| namespace.addresses.clone()).collect();
     for session in &judgement.sessions {
         let (Some(at), Some(view)) = (session.entry_at, session.entry) else {
             lost += usize::from(session.verdict == Verdict::Orphaned);
+            unseen += usize::from(session.why == Why::Unreadable);
             continue;
         };
         if session.why == Why::KeptAlive || session.verdict == Verdict::Untracked {
@@ -96,6 +97,12 @@ pub fn hold(snapshot: &Snapshot, judgement: &Judgement, wish: HoldWish) -> Plan 
         plan.refuse(
             format!("{lost} orphaned"),
             "their entries are gone already: `keepline heal` brings them back",
+        );
+    }
+    if unseen > 0 {
+        plan.refuse(
+            format!("{unseen} that could not be judged"),
+            "their director's tables could not be read: `keepline check` says why",
         );
     }
     if removed > 0 {

@@ -146,6 +146,17 @@ fn rehash_switches_and_carries_over() {
     assert!(plan.changes.is_empty() && plan.refused[0].why.contains("no IPVS there"), "{plan:?}");
 }
 
+/// Not in silence: they run out like all others.
+#[test]
+fn what_cannot_be_seen_is_not_held_and_said() {
+    let mut snapshot = swarm(None);
+    tables(&mut snapshot).listing = Listing::TooSlow;
+    tables(&mut snapshot).services[0].destinations[0].active = 100_000;
+    let plan = plan::hold(&snapshot, &judged(&snapshot), HoldWish::default());
+    let [refused] = plan.refused.as_slice() else { panic!("{:?}", plan.refused) };
+    assert_eq!(refused.what, "1 that could not be judged");
+}
+
 #[test]
 fn rehash_done_is_nothing_to_do_and_makes_sessions_safe() {
     let mut snapshot = swarm(Some(entry(300)));

@@ -100,6 +100,7 @@ while True:
     let heard = the_guest().ok("cat /run/heard").unwrap();
     keepline("lab down --all");
 
+    assert_eq!(written["lost"], 0, "{written}");
     assert_eq!(held.status, 0, "{}{}", held.stdout, held.stderr);
     let long = entries.lines().filter(|line| line.contains(" 59:")).count();
     assert_eq!(long, 4, "{entries}");
@@ -162,6 +163,7 @@ fn a_long_table_is_walked() {
     let after = tool("ipvsadm -Lnc");
     tool("conntrack -F");
     let emptied = json("check -o json --netns kl-long-client");
+    let written = json("lab write --name long -o json");
     let held = keepline("apply hold --once --for 3h --netns kl-long-client --yes");
     let renewed = tool("ipvsadm -Lnc");
     // The lab's own have two seconds from now on.

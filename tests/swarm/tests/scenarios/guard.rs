@@ -58,7 +58,7 @@ scenario! {
                 show(&director),
             ),
         );
-        println!("in force {:.1?} after the director balances", guards.network_comes_and_goes(3));
+        println!("{:.1?}", guards.network_comes_and_goes(3));
         drop(guards);
         assert_eq!(scene.settings(), before);
     }

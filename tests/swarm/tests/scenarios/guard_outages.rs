@@ -81,7 +81,7 @@ scenario! {
             1,
             "kill $(pgrep -x dockerd); while pgrep -x dockerd >/dev/null; do sleep 0.2; done; start_dockerd",
         );
-        assert!(guards.soon(1, took));
+        assert!(took.soon());
         ground.run(1, "wait_for dockerd_answers");
         ground.wait_running(&["app", "db", "far", "trio", "outer"]);
         println!("{}", ground.run(1, "keepline check --service outer --all || true; keepline status"));
@@ -110,7 +110,7 @@ scenario! {
         let guards = Guards::start(ground);
         for hours in [3, 4] {
             let took = guards.network_comes_and_goes(hours);
-            assert!(guards.soon(1, took));
+            assert!(took.soon());
             guards.wait_until_nothing_troubles(1);
         }
         assert_eq!(guards.told(2)["troubles"], json!([]));

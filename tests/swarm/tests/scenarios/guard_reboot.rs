@@ -20,7 +20,7 @@ scenario! {
         guards.start_at_boot(2);
         let took = guards.ingress_is_under_policy_again(2, "start_dockerd");
         println!("its Engine balances after {:.0} s", begun.elapsed().as_secs_f64());
-        assert!(guards.soon(2, took));
+        assert!(took.soon());
         ground.wait_running(&["app", "db", "far", "trio"]);
         ground.run(2, "there() { [ -n \"$(containers far)\" ]; }; wait_for there");
         println!("its tasks run after {:.0} s", begun.elapsed().as_secs_f64());

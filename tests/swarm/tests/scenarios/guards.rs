@@ -74,16 +74,23 @@ impl<'a> Guards<'a> {
         self.0.run(node, "cat /run/guard.log")
     }
 
-    /// Does `before`, which makes a node's `ingress_sbox` anew. The time from when that balances until
-    /// policy is in force in it.
-    pub fn ingress_is_under_policy_again(&self, node: u8, before: &str) -> Duration {
+    /// Does `before`, which makes a node's `ingress_sbox` anew. The time from when that balances, and
+    /// the Engine tells the labels that are policy for it, until those are in force in it.
+    pub fn ingress_is_under_policy_again(&self, node: u8, before: &str) -> InForce {
+        // A worker's Engine is told of services by managers, once it has found them.
+        let tells = if node == 1 {
+            "/services >/dev/null"
+        } else {
+            "/info | grep -q 'NodeState\":\"active'"
+        };
         self.in_force_after(
             node,
             &format!(
                 "rules() {{ nsenter --net=/var/run/docker/netns/ingress_sbox ipvsadm -Sn 2>/dev/null; }}
-                 balances() {{ rules | grep -q -- '-A -f'; }}
+                 there() {{ rules | grep -q -- '-A -f'; }}
+                 balances() {{ there && engine {tells}; }}
                  {before}
-                 while balances; do sleep 0.1; done
+                 while there; do sleep 0.1; done
                  in_force() {{ rules | grep -q -- '-s mh' && ! rules | grep -q -- '-s rr'; }}"
             ),
         )
@@ -91,7 +98,7 @@ impl<'a> Guards<'a> {
 
     /// Makes a network with labels, whose director on node1 is made with its first task. The time from
     /// when that balances until the labels are in force in it. Then all goes again.
-    pub fn network_comes_and_goes(&self, hours: u32) -> Duration {
+    pub fn network_comes_and_goes(&self, hours: u32) -> InForce {
         let seconds = hours * 3600;
         let took = self.in_force_after(
             1,
@@ -119,36 +126,24 @@ impl<'a> Guards<'a> {
     }
 
     /// `script` defines `balances` and `in_force`.
-    fn in_force_after(&self, node: u8, script: &str) -> Duration {
+    fn in_force_after(&self, node: u8, script: &str) -> InForce {
         let said = self.0.run(
             node,
             &format!(
                 "{script}
-                 until balances; do sleep 0.1; done; start=$(date +%s%N)
-                 until in_force; do sleep 0.1; done; echo $((($(date +%s%N) - start) / 1000000))"
+                 now() {{ date +%s%N; }}
+                 until balances; do sleep 0.1; done; start=$(now)
+                 until probe=$(now); in_force; do sleep 0.1; done; end=$(now)
+                 echo $(((end - start) / 1000000)) $(((end - probe) / 1000000))
+                 curl -sf --unix-socket /run/keepline/guard.sock http://guard/status"
             ),
         );
-        Duration::from_millis(said.trim().parse().expect("milliseconds"))
-    }
-
-    /// Whether policy came back soon enough, which is told.
-    pub fn soon(&self, node: u8, took: Duration) -> bool {
-        /// What the guard promises of a director that is made anew.
-        const PROMISED: Duration = Duration::from_secs(2);
-        // An emulated guest takes many times as long as a machine to look, and to be asked what is in
-        // force: of each, one may have begun too early, and another one counts.
-        let look = self.told(node)["took_seconds"].as_f64().expect("a number");
-        let probe = self.0.run(
-            node,
-            "TIMEFORMAT=%R; { time nsenter --net=/var/run/docker/netns/ingress_sbox ipvsadm -Sn >/dev/null; } 2>&1",
-        );
-        let probe: f64 = probe.trim().parse().expect("seconds");
-        let allowed = PROMISED + Duration::from_secs_f64(2.0 * (look + probe));
-        println!(
-            "in force {took:.1?} after the director balances; {allowed:.1?} allowed, in it two looks of \
-             {look:.2} s and two probes of {probe:.2} s"
-        );
-        took <= allowed
+        let (times, told) = said.split_once('\n').expect("times, and the guard's word");
+        let millis = |text: &str| Duration::from_millis(text.parse().expect("milliseconds"));
+        let (after, probe) = times.split_once(' ').expect("two times");
+        let told: Value = serde_json::from_str(told).expect("JSON");
+        let look = Duration::from_secs_f64(told["took_seconds"].as_f64().expect("a number"));
+        InForce { after: millis(after), look, probe: millis(probe) }
     }
 
     /// What it says of itself, on its control socket.
@@ -169,6 +164,29 @@ sys.exit(json.load(sys.stdin)[\"guard\"][\"troubles\"] != [])'; }; wait_for well
         for node in [1, 2] {
             self.0.run(node, &format!("{END}\nkeepline undo --yes"));
         }
+    }
+}
+
+/// When policy was in force in a director that was made anew.
+#[derive(Debug, Clone, Copy)]
+pub struct InForce {
+    after: Duration,
+    /// What the guard's look took just then,
+    look: Duration,
+    /// and what it took to see that it is in force.
+    probe: Duration,
+}
+
+impl InForce {
+    /// Whether that was soon enough, which is told.
+    pub fn soon(&self) -> bool {
+        /// What the guard promises.
+        const PROMISED: Duration = Duration::from_secs(2);
+        // An emulated guest takes many times as long as a machine to look, and to be asked what is in
+        // force: of each, one may have begun too early, and another one counts.
+        let allowed = PROMISED + 2 * (self.look + self.probe);
+        println!("{self:.1?}; {allowed:.1?} allowed");
+        self.after <= allowed
     }
 }
 

@@ -62,9 +62,9 @@ impl<'a> Load<'a> {
         ground.run(
             1,
             &format!(
-                r#"mkdir -p /run/load; cd /run/load; rm -f *; mkfifo orders
+                r#"mkdir -p /run/visitors; cd /run/visitors; rm -f *; mkfifo orders
                    nsenter --net=/var/run/docker/netns/{director} \
-                     python3 /payload/watch.py {pid} /run/load/watched >/run/load/watch.log 2>&1 &
+                     python3 /payload/watch.py {pid} /run/visitors/watched >/run/visitors/watch.log 2>&1 &
                    {{ docker exec -i {} python3 -c "$(cat /payload/visitors.py)" busy 7000 100 \
                      <>orders >said 2>&1; echo ended >>said; }} &
                    wait_for grep -q . said; cat said"#,
@@ -78,7 +78,7 @@ impl<'a> Load<'a> {
     fn end(self) -> (Value, Value) {
         let said = self.0.run(
             1,
-            "cd /run/load; echo end >orders; wait_for grep -q ended said; sed -n 2p said
+            "cd /run/visitors; echo end >orders; wait_for grep -q ended said; sed -n 2p said
              touch watched.stop; wait_for test -s watched; cat watched; echo; cat watch.log",
         );
         let mut lines = said.lines();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /*
  * The connections that IPVS remembers, read from its table as they are: before kernel 6.14 the only
- * listing (/proc/net/ip_vs_conn) is counted from its start again at every page, and 100,000 entries
- * take most of a minute. Apart from tables.bpf.c, since libbpf has to look through the types of all
+ * listing (/proc/net/ip_vs_conn) is counted from its start again at every page, which takes time with
+ * the square of its length. Apart from tables.bpf.c, since libbpf has to look through the types of all
  * modules for these.
  *
  * Nothing is changed, locked or counted. Under RCU (as every program runs) an entry that is taken out
@@ -17,7 +17,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define CONN(field) OFFSET(ip_vs_conn, field)
 
-/* Names of the kernel, of no use to modules: they are in /proc/kallsyms where that has data, too. */
+/* No program may use them by BTF; in /proc/kallsyms they are where that has data, too. */
 extern const void ip_vs_conn_tab __ksym __weak;
 extern const void ip_vs_conn_tab_size __ksym __weak;
 

@@ -163,7 +163,7 @@ fn look(
     let (found, walked, ipvs, engine) = std::thread::scope(|scope| {
         let engine = scope.spawn(|| ask(&facts.host));
         let (mut found, walked) = scan(&places, &facts, (way, walker), owners == Owners::All);
-        let ipvs = walk::read_slow_ipvs(&mut found);
+        let ipvs = walk::read_slow_ipvs(&facts, &mut found);
         (found, walked, ipvs, engine.join().expect("asking the Engine does not panic"))
     });
     let mut namespaces = Vec::with_capacity(places.len());

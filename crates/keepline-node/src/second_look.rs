@@ -70,7 +70,7 @@ pub(crate) fn look(
     let said = parallel::map(&by_director, |(director, suspects)| {
         let place = place(places, inode(*director))?;
         let walked = match &walked {
-            Some(Ok((entries, _))) => entries.get(&inode(*director)),
+            Some(Ok((entries, _))) => entries.get(&inode(*director)).map(Vec::as_slice),
             // Read once, and not again.
             Some(Err(_)) => return None,
             None => None,
@@ -154,13 +154,13 @@ fn ask_director(
     snapshot: &Snapshot,
     director: usize,
     suspects: &[Suspect],
-    walked: Option<&Vec<Entry>>,
+    walked: Option<&[Entry]>,
 ) -> Result<Vec<Said>, Error> {
     let namespace = &snapshot.namespaces[director];
     let netfilter = Netlink::open(Protocol::Netfilter)?;
     let diag = Netlink::open(Protocol::SockDiag)?;
     let listed = match (&namespace.ipvs, walked) {
-        (Some(_), Some(walked)) => Cow::Borrowed(walked.as_slice()),
+        (Some(_), Some(walked)) => Cow::Borrowed(walked),
         (Some(ipvs), None) if ipvs.listing == Listing::Read => {
             let times = if ipvs.conntrack == Some(true) { 1 } else { LISTINGS };
             let mut listed = Vec::new();

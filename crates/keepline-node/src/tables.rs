@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader},
-    path::Path,
     time::Duration,
 };
 
@@ -27,10 +26,7 @@ use keepline_wire::{
     },
 };
 
-use crate::{
-    place::PROC,
-    scan::{Found, Tables},
-};
+use crate::scan::{Found, Tables};
 
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u8 = 6;
@@ -54,7 +50,6 @@ pub(crate) fn lists_fast(facts: &Facts) -> bool {
 pub(crate) fn read_ipvs(found: &mut Found, kernel_lists_fast: bool) {
     match ipvs_of_here() {
         Ok(Some((timeouts, services))) => {
-            let entries: u64 = services.iter().map(Service::remembered).sum();
             let mut ipvs = Ipvs {
                 timeouts,
                 services,
@@ -65,7 +60,7 @@ pub(crate) fn read_ipvs(found: &mut Found, kernel_lists_fast: bool) {
                 sloppy_tcp: flag("sloppy_tcp"),
                 conn_reuse_mode: number("conn_reuse_mode"),
             };
-            if kernel_lists_fast || entries <= SLOW_FROM {
+            if kernel_lists_fast || ipvs.remembered() <= SLOW_FROM {
                 match ipvs_entries() {
                     Ok(entries) => (ipvs.listing, ipvs.entries) = (Listing::Read, entries),
                     Err(error) => {
@@ -82,8 +77,8 @@ pub(crate) fn read_ipvs(found: &mut Found, kernel_lists_fast: bool) {
 }
 
 /// Whether a listing of the current namespace's IPVS entries takes no longer than it should.
-pub(crate) fn is_listed_in_time() -> Result<bool, Error> {
-    if lists_fast(&Facts::read(Path::new(PROC))) {
+pub(crate) fn is_listed_in_time(facts: &Facts) -> Result<bool, Error> {
+    if lists_fast(facts) {
         return Ok(true);
     }
     let services = ipvs_of_here()?.map(|(_, services)| services).unwrap_or_default();

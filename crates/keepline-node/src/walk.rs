@@ -1,7 +1,7 @@
 //! Sockets and entries of all namespaces in one walk over the kernel's tables, on machines with
 //! very many. Where that is not possible netlink tells the same, namespace by namespace.
 
-use std::{net::SocketAddrV4, path::Path, sync::Mutex};
+use std::{net::SocketAddrV4, sync::Mutex};
 
 use keepline_bpf::tables::{
     self as programs, Connections, IpvsTable, KeepaliveSeen, SocketSeen, Tables, Walked,
@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     parallel,
-    place::{PROC, Place},
+    place::Place,
     scan::Found,
     tables::{TCP, convert_conn, convert_seen},
 };
@@ -394,13 +394,13 @@ fn settings(
 pub(crate) type Remembered = FxHashMap<u64, Vec<Entry>>;
 
 /// The means to read IPVS tables without listing them; None where this kernel does not let anybody.
-pub(crate) fn ipvs_table() -> Option<IpvsTable> {
-    is_proven(&Facts::read(Path::new(PROC))).then(IpvsTable::load)?.ok()
+pub(crate) fn ipvs_table(facts: &Facts) -> Option<IpvsTable> {
+    is_proven(facts).then(IpvsTable::load)?.ok()
 }
 
 /// Reads the IPVS tables that would be listed too slowly; the means to do it again. None where there
 /// are none such, or this kernel does not let anybody: conntrack stands in for them then.
-pub(crate) fn read_slow_ipvs(found: &mut [Found]) -> Option<IpvsTable> {
+pub(crate) fn read_slow_ipvs(facts: &Facts, found: &mut [Found]) -> Option<IpvsTable> {
     let mut slow: Vec<(u64, &mut Ipvs)> = found
         .iter_mut()
         .filter_map(|it| Some((it.namespace.inode, it.namespace.ipvs.as_mut()?)))
@@ -409,7 +409,7 @@ pub(crate) fn read_slow_ipvs(found: &mut [Found]) -> Option<IpvsTable> {
     if slow.is_empty() {
         return None;
     }
-    let mut table = ipvs_table()?;
+    let mut table = ipvs_table(facts)?;
     let inodes: Vec<u64> = slow.iter().map(|(inode, _)| *inode).collect();
     let (mut entries, seen) = remembered_by_ipvs(&mut table, &inodes).ok()?;
     let expected: u64 = slow.iter().map(|(_, ipvs)| ipvs.remembered()).sum();

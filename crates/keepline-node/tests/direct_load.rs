@@ -219,6 +219,7 @@ fn helper() {
             // However often its backends have changed: one, and one that was begun by whom was killed.
             assert!(undos.len() <= 2, "{} to take back", undos.len());
             let mut exclusive = Exclusive::acquire().unwrap();
+            assert_eq!(exclusive.standing().len(), undos.len(), "the journal itself is no longer");
             let report = undo(&mut exclusive, &undos, &AtomicBool::new(false)).unwrap();
             assert!(report.complete(), "{report:?}");
         }

@@ -55,6 +55,28 @@ fn ipvs_entries() {
     assert_eq!(parsed.rows[5].pe.as_deref(), Some("sip 4711@10.0.0.9 x"));
 }
 
+/// `tcp_state_name_table` in `ip_vs_proto_tcp.c`.
+#[test]
+fn ipvs_states_by_number_are_those_by_name() {
+    let names = [
+        "NONE",
+        "ESTABLISHED",
+        "SYN_SENT",
+        "SYN_RECV",
+        "FIN_WAIT",
+        "TIME_WAIT",
+        "CLOSE",
+        "CLOSE_WAIT",
+        "LAST_ACK",
+        "LISTEN",
+        "SYNACK",
+    ];
+    for (number, name) in (0..).zip(names) {
+        assert_eq!(ip_vs_conn::State::from_tcp(number).name(), name);
+    }
+    assert_eq!(ip_vs_conn::State::from_tcp(11), ip_vs_conn::State::Other);
+}
+
 #[test]
 fn ipvs_lifetime_that_wrapped_around_is_zero() {
     // 2.6.38: (unsigned long)(expires - jiffies) / HZ, two jiffies late.

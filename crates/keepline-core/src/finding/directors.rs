@@ -66,7 +66,7 @@ pub(super) fn find(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
     findings
 }
 
-/// IPVS keeps its entry, but conntrack drops the one that holds the translation.
+/// The table was not read: conntrack stands in for it, as far as it can.
 fn slow_table(namespace: &Namespace, kernel: &str) -> Option<String> {
     let ipvs = namespace.ipvs.as_ref().filter(|it| it.listing == Listing::TooSlow)?;
     let mut detail = format!(
@@ -84,6 +84,7 @@ fn slow_table(namespace: &Namespace, kernel: &str) -> Option<String> {
     Some(detail)
 }
 
+/// IPVS keeps its entry, but conntrack drops the one that holds the translation.
 fn conntrack_shorter(namespace: &Namespace) -> Option<(String, Duration)> {
     let ipvs = namespace.ipvs.as_ref().filter(|ipvs| ipvs.conntrack == Some(true))?;
     let conntrack = namespace.conntrack.as_ref()?.timeouts?;

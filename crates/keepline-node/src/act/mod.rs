@@ -186,7 +186,7 @@ fn make(place: &Place, what: &What) -> Result<Vec<String>, Obstacle> {
         What::Direct { before, after } => {
             programs::set_services(before.as_deref(), after.as_deref())
         }
-        What::Entries { table: Table::Ipvs, entries } => receiver::remember(entries),
+        What::Entries { table: Table::Ipvs, entries } => receiver::remember(place, entries),
         What::Entries { table: Table::Conntrack, entries } => conntrack::remember(entries),
         What::Touch { sockets } => sockets::touch(place, sockets),
         What::Abort { sockets } => sockets::abort(sockets),

@@ -19,9 +19,9 @@ use keepline_core::{
 };
 use keepline_kernel::{
     multicast::Sender,
-    namespaces,
     netlink::{Event, Socket as Netlink},
     procfs,
+    rights::Facts,
 };
 use keepline_wire::{
     ipvs::{self, Daemon, DaemonState},
@@ -31,12 +31,10 @@ use keepline_wire::{
 
 use super::Obstacle;
 use crate::{
+    place::{PROC, Place},
     tables::{self, TCP},
     walk,
 };
-
-/// The namespace of the calling thread.
-const THIS_NAMESPACE: &str = "/proc/thread-self/ns/net";
 
 /// The interface of a daemon of our own: reachable from nowhere else.
 const OURS: &str = "lo";
@@ -52,14 +50,14 @@ const QUEUE: u64 = 64 * 1024;
 /// How long the daemon may take for what waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Gives entries their lifetime, and makes those that are gone.
-pub(super) fn remember(entries: &[Remembered]) -> Result<Vec<String>, Obstacle> {
+/// Gives entries their lifetime, and makes those that are gone. Runs in `place`.
+pub(super) fn remember(place: &Place, entries: &[Remembered]) -> Result<Vec<String>, Obstacle> {
     let (netlink, family) = super::ipvs::open()?;
     let receiver = Receiver::ready(&netlink, family)?;
     let conns: Vec<SyncConn> = entries.iter().map(conn).collect();
     receiver.tell(&conns)?;
     drop(receiver);
-    match listed()? {
+    match listed(place)? {
         Some(listed) => read_back(entries, listed),
         None => Ok(Vec::new()),
     }
@@ -246,15 +244,15 @@ fn start(netlink: &Netlink, family: u16) -> Result<Daemon, Obstacle> {
     Ok(daemon)
 }
 
-/// What is remembered in the current namespace now; None where telling takes too long.
-fn listed() -> Result<Option<Vec<Entry>>, Obstacle> {
-    if tables::is_listed_in_time()? {
+/// What is remembered in `place` now; None where telling takes too long.
+fn listed(place: &Place) -> Result<Option<Vec<Entry>>, Obstacle> {
+    let facts = Facts::read(Path::new(PROC));
+    if tables::is_listed_in_time(&facts)? {
         return Ok(Some(tables::ipvs_entries()?));
     }
-    let inode = namespaces::identify(Path::new(THIS_NAMESPACE))?;
-    let Some(mut table) = walk::ipvs_table() else { return Ok(None) };
-    let walked = walk::remembered_by_ipvs(&mut table, &[inode]).ok();
-    Ok(walked.and_then(|(mut entries, _)| entries.remove(&inode)))
+    let Some(mut table) = walk::ipvs_table(&facts) else { return Ok(None) };
+    let walked = walk::remembered_by_ipvs(&mut table, &[place.inode]).ok();
+    Ok(walked.and_then(|(mut entries, _)| entries.remove(&place.inode)))
 }
 
 /// The kernel acknowledges nothing: what was told must be there.

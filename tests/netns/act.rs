@@ -153,6 +153,41 @@ fn connections_to_come_get_keepalive_until_it_is_undone() {
     assert!(!run.pins().exists(), "nothing of it is left");
 }
 
+/// Connects, then sets longer times and switches keepalive off, and says what it has.
+const OVERRIDES: &str = "
+import socket
+it = socket.create_connection(('10.213.1.2', 7000))
+get = lambda: [it.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+               it.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)]
+print(get(), end=' ')
+it.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 7200)
+it.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+print(get())
+";
+
+#[test]
+fn programs_are_held_to_keepalive_unless_that_is_turned_off() {
+    needs_root_and_nft!();
+    let run = Run::new("enforce");
+    let lab = Lab::up("enforce", &["--sessions", "1", "--tcp-timeout", "90s"]);
+    let program = std::env::temp_dir().join(format!("keepline-{}.py", lab.client));
+    std::fs::write(&program, OVERRIDES).unwrap();
+    let overrides = || in_netns(&lab.client, &format!("python3 {}", program.display()));
+    let apply = ["apply", "keepalive", "--netns", &lab.client, "--idle", "20s", "--yes"];
+    run.done(&apply);
+    assert_eq!(overrides(), "[1, 20] [1, 20]\n");
+    // Turned off, in place of what stands, and back by undo; each is what it was asked to be.
+    let text = run.done(&[&apply[..], &["--no-enforce"]].concat());
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert!(words.join(" ").contains("every 5s, not enforced"), "{text}");
+    assert_eq!(overrides(), "[1, 20] [0, 7200]\n");
+    let status = run.done(&["status"]);
+    assert!(!status.contains("drifted"), "{status}");
+    run.done(&["undo", "--yes"]);
+    assert_eq!(overrides(), "[0, 7200] [0, 7200]\n");
+    std::fs::remove_file(program).unwrap();
+}
+
 #[test]
 fn what_somebody_else_has_changed_since_is_left_alone() {
     needs_root_and_nft!();

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -180,6 +180,60 @@ fn a_policy_is_put_in_force_and_taken_back() {
     guard.policy("strategy = \"off\"\n");
     wait_for("all is as it was", || settings(&lab.director) == before);
     wait_for("nothing stands", || status(&run)["applied"].as_array().unwrap().is_empty());
+}
+
+/// A program with one connection, which overrides its keepalive and says what it has, when asked.
+const PROGRAM: &str = "
+import socket, sys
+it = socket.create_connection(('10.213.1.2', 7000))
+for line in sys.stdin:
+    if line == 'override\\n':
+        it.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 7200)
+        it.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+    print(it.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+          it.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), flush=True)
+";
+
+#[test]
+fn what_a_program_chose_is_left_alone_where_nobody_is_to_be_held() {
+    needs_root_and_nft!();
+    let run = Run::new("chose");
+    let lab = Lab::up("chose", &["--sessions", "1", "--tcp-timeout", "2m"]);
+    let mut program = Command::new("ip")
+        .args(["netns", "exec", &lab.client, "python3", "-c", PROGRAM])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut to, from) = (program.stdin.take().unwrap(), program.stdout.take().unwrap());
+    let mut from = BufReader::new(from);
+    let mut ask = |what: &str| {
+        writeln!(to, "{what}").unwrap();
+        let mut line = String::new();
+        from.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    };
+    assert_eq!(ask("get"), "0 7200");
+    let policy = |enforce: bool| {
+        format!(
+            "strategy = \"keepalive\"\nkeepalive-idle = \"20s\"\nkeepalive-enforce = {enforce}\n\
+             [guard]\nlook-every = \"1s\"\n"
+        )
+    };
+    let guard = Guard::start(&run, &lab, &policy(false));
+    wait_for("it has got keepalive", || ask("get") == "1 20");
+    assert_eq!(ask("override"), "0 7200", "it is not held to it");
+    let looks = || guard.metric("keepline_reconcile_duration_seconds_count").unwrap_or_default();
+    let before = looks();
+    wait_for("the guard has looked three times more", || looks() >= before + 3.0);
+    assert_eq!(ask("get"), "0 7200", "nor is it given again: {}", guard.log());
+    guard.policy(&policy(true));
+    wait_for("it has got keepalive again", || ask("get") == "1 20");
+    assert_eq!(ask("override"), "1 20", "and is held to it");
+    drop(guard);
+    run.done(&["undo", "--yes"]);
+    drop(to);
+    program.wait().unwrap();
 }
 
 #[test]

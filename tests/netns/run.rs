@@ -60,6 +60,8 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        // With their pins go the programs that a test which failed has left.
+        let _ = std::fs::remove_dir_all(self.pins());
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -2,9 +2,10 @@
 /*
  * TCP keepalive for every selected socket, whatever the application asked for.
  *
- * A connection gets it at the moment it is established (sockops), an open one from an iterator,
- * and an application that sets longer times later is held to the limit (cgroup/setsockopt).
- * Shorter times of its own are kept. TCP_USER_TIMEOUT is never touched: it would end connections.
+ * A connection gets it at the moment it is established (sockops), and an application that sets
+ * longer times later is held to the limit (cgroup/setsockopt) where that was asked for. Shorter
+ * times of its own are kept. TCP_USER_TIMEOUT is never touched: it would end connections. Open
+ * connections are for exact.bpf.c, which can give back what they had.
  */
 #include "kernel.h"
 
@@ -14,6 +15,7 @@ struct settings {
 	__u32 idle;     /* seconds without traffic until the first probe; 0: no settings */
 	__u32 interval; /* seconds between probes */
 	__u32 probes;   /* unanswered ones until the connection is given up; 0: as it is */
+	__u32 enforce;  /* whether who sets longer times later is held to these */
 };
 
 /* What the peer of a socket is looked up by. Port 0: any; address 0: any (then port 0, too). */
@@ -27,7 +29,6 @@ struct selector {
 struct config {
 	char version[16];
 	struct settings others; /* for sockets that no selector fits */
-	__u32 enforce;          /* for the reader only */
 	__u32 rules;            /* how many there are in keepline_sel */
 };
 
@@ -186,48 +187,6 @@ int keepline_new(struct bpf_sock_ops *ctx)
 	return 1;
 }
 
-/* One byte a socket goes to the reader: what became of it (src/keepalive/sweep.rs). */
-SEC("iter/tcp")
-int keepline_open(struct bpf_iter__tcp *ctx)
-{
-	struct sock_common *sk = ctx->sk_common;
-	const struct settings *settings;
-	struct tcp_sock *tp;
-	__u32 change = 0;
-	char outcome;
-
-	if (!sk)
-		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp) /* TIME_WAIT, or a request that is no socket yet */
-		return 0;
-	switch (tp->inet_conn.icsk_inet.sk.__sk_common.skc_state) {
-	case TCP_ESTABLISHED:
-	case TCP_FIN_WAIT1:
-	case TCP_FIN_WAIT2:
-	case TCP_CLOSE_WAIT:
-		break;
-	default:
-		return 0;
-	}
-	settings = settings_of(tp);
-	if (!settings) {
-		outcome = '-';
-	} else {
-		change = changes(tp, settings);
-		outcome = change ? '+' : '=';
-	}
-	/* A full buffer: the kernel comes back with the same socket. Nothing is changed before
-	 * it is told. */
-	if (bpf_seq_write(ctx->meta->seq, &outcome, sizeof(outcome)))
-		return 0;
-	if (settings && change && carry_out(tp, settings, change)) {
-		outcome = '!';
-		bpf_seq_write(ctx->meta->seq, &outcome, sizeof(outcome));
-	}
-	return 0;
-}
-
 /* Returns 1 always: the call goes on, with our value where the application's was too long. */
 SEC("cgroup/setsockopt")
 int keepline_later(struct bpf_sockopt *ctx)
@@ -285,7 +244,7 @@ int keepline_later(struct bpf_sockopt *ctx)
 	}
 	if (!settings)
 		settings = others(config);
-	if (!settings)
+	if (!settings || !settings->enforce)
 		return 1;
 
 	if (ctx->level == SOL_SOCKET) {

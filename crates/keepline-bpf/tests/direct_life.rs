@@ -272,8 +272,8 @@ fn removed_without_trace_beside_keepalive() {
             idle: Duration::from_secs(300),
             interval: Duration::from_secs(30),
             probes: None,
+            enforce: true,
         }),
-        enforce: true,
     };
     keepline_bpf::Keepalive::apply(&keepalive).unwrap();
     let mut client = net.client(Language::C, &place);

@@ -21,6 +21,7 @@ fn settings(idle: u64, interval: u64, probes: u8) -> Settings {
         idle: Duration::from_secs(idle),
         interval: Duration::from_secs(interval),
         probes: Some(probes),
+        enforce: true,
     }
 }
 
@@ -36,7 +37,6 @@ fn all(place: &Place, settings: Settings) -> Config {
         cgroup: place.cgroup.clone(),
         rules: Vec::new(),
         others: Some(settings),
-        enforce: true,
     }
 }
 
@@ -60,8 +60,8 @@ fn new_sockets_of_both_ends_and_every_kind() {
     // This kernel can do everything, with rules and without.
     let features = Keepalive::features().unwrap();
     assert_eq!(*keepalive.supported(), features);
-    let every = [&features.new_sockets, &features.open_sockets, &features.setsockopt];
-    assert!(every.iter().all(|part| part.is_yes()) && features.selection.is_yes(), "{features:?}");
+    let every = [&features.new_sockets, &features.setsockopt, &features.selection];
+    assert!(every.iter().all(|part| part.is_yes()), "{features:?}");
     let mut server = Peer::new(Language::Python, &netns, &place.cgroup);
     server.does("listen :: 7000");
     for language in Language::ALL {
@@ -147,14 +147,34 @@ fn who_overrides_later_is_held_to_the_limit() {
             client.does("big 70000");
         }
     }
-    config.enforce = false;
-    Keepalive::apply(&config).unwrap();
-    assert_eq!(state(&place).unwrap().hooks.len(), 1);
-    let mut client = Peer::new(Language::C, &netns, &place.cgroup);
-    client.does(&format!("connect {VIP} 7000"));
-    client.does("set idle 7200");
-    client.does("set keepalive 0");
-    assert_eq!(client.ask("get"), "0 7200 30 5");
+}
+
+/// Of each rule on its own; where nobody is held to anything the program for that is not there.
+#[test]
+fn who_overrides_later_may_where_nobody_is_to_be_held() {
+    skip_if_impossible!();
+    let (place, netns) = (Place::new(), Netns::new(&["10.240.0.2/32"]));
+    let _server = server(&netns);
+    let free = Settings { enforce: false, ..settings(300, 30, 5) };
+    let own = rule(netns.cookie(), Some(VIP), Some(7000), free);
+    let later = |rules: &[Rule], others, expected: &str| {
+        let config = Config { rules: rules.to_vec(), others, ..all(&place, free) };
+        Keepalive::apply(&config).unwrap();
+        let now = state(&place).unwrap();
+        assert_eq!((now.rules.as_slice(), now.others), (rules, others), "as it was asked for");
+        let mut client = Peer::new(Language::C, &netns, &place.cgroup);
+        client.does(&format!("connect {VIP} 7000"));
+        assert_eq!(client.ask("get"), "1 300 30 5");
+        client.does("set idle 7200");
+        client.does("set keepalive 0");
+        assert_eq!(client.ask("get"), expected);
+        now.hooks.len()
+    };
+    assert_eq!(later(&[], Some(free), "0 7200 30 5"), 1);
+    assert_eq!(later(&[own], Some(settings(300, 30, 5)), "0 7200 30 5"), 2);
+    let held = Rule { settings: settings(300, 30, 5), ..own };
+    assert_eq!(later(&[held], Some(free), "1 300 30 5"), 2);
+    assert_eq!(later(&[own], None, "0 7200 30 5"), 1);
 }
 
 #[test]
@@ -199,74 +219,25 @@ fn rules_select_by_namespace_and_peer() {
         }
     }
     let state = state(&place).unwrap();
-    let mut rules = config.rules;
+    let mut rules = config.rules.clone();
     rules.sort_unstable_by_key(|rule| rule.selector);
     assert_eq!(state.rules, rules);
     assert_eq!(state.others, None);
     let told = state.settings_for(two.cookie(), "::ffff:10.240.0.2".parse().unwrap(), 1);
     assert_eq!(told, Some(settings(200, 20, 2)));
 
-    // Namespaces come and go: in the programs that run.
-    let changed = [
-        rule(none.cookie(), Some(VIP), None, settings(50, 5, 5)),
-        rule(two.cookie(), Some(VIP), None, settings(210, 20, 2)),
+    // Namespaces come and go.
+    let changed = vec![
         rule(two.cookie(), None, None, settings(201, 20, 2)),
+        rule(two.cookie(), Some(VIP), None, settings(210, 20, 2)),
+        rule(none.cookie(), Some(VIP), None, settings(50, 5, 5)),
     ];
-    let changes = Keepalive::update(&place.bpffs, &changed, None).unwrap();
-    assert_eq!((changes.added, changes.changed, changes.removed), (1, 1, 3));
     let options = |netns: &Netns| {
         let _server = server(netns);
         let mut client = Peer::new(Language::C, netns, &place.cgroup);
         client.does(&format!("connect {VIP} 7000"));
         client.ask("get")
     };
+    Keepalive::apply(&Config { rules: changed, ..config }).unwrap();
     assert_eq!([&one, &two, &none].map(options), [UNTOUCHED, "1 210 20 2", "1 50 5 5"]);
-    let changes = Keepalive::update(&place.bpffs, &[], Some(&settings(60, 6, 6))).unwrap();
-    assert_eq!((changes.added, changes.changed, changes.removed), (0, 0, 3));
-    assert_eq!([&one, &two, &none].map(options), ["1 60 6 6"; 3]);
-    let hooks = |state: &State| state.hooks.iter().map(|hook| hook.program).collect::<Vec<_>>();
-    assert_eq!(hooks(&Keepalive::read(&place.bpffs).unwrap().unwrap()), hooks(&state));
-}
-
-#[test]
-fn open_sockets_get_it_by_a_sweep() {
-    skip_if_impossible!();
-    let (place, netns, other) =
-        (Place::new(), Netns::new(&["10.240.0.2/32"]), Netns::new(&["10.240.0.2/32"]));
-    let (_server, _other_server) = (server(&netns), server(&other));
-    let mut clients: Vec<_> = [&netns, &netns, &netns, &other]
-        .into_iter()
-        .zip(["keepalive 1", "idle 60", "probes 9", "keepalive 1"])
-        .map(|(netns, wish)| {
-            let mut client = Peer::new(Language::C, netns, &place.cgroup);
-            client.does(&format!("wish {wish}"));
-            client.does(&format!("connect {VIP} 7000"));
-            client
-        })
-        .collect();
-    // Needs nothing.
-    clients[1].does("set keepalive 1");
-    clients[1].does("set interval 5");
-    clients[1].does("set probes 5");
-    let config = Config {
-        rules: vec![rule(netns.cookie(), Some(VIP), Some(7000), settings(300, 30, 5))],
-        others: None,
-        ..all(&place, settings(1, 1, 1))
-    };
-    let keepalive = Keepalive::apply(&config).unwrap();
-    let swept = netns.inside(|| keepalive.sweep().unwrap());
-    // Three clients in the selection; their servers' ends have other peer ports.
-    assert_eq!((swept.selected, swept.changed, swept.short_enough), (3, 2, 1), "{swept:?}");
-    assert_eq!((swept.failed, swept.others), (0, 3), "{swept:?}");
-    let expected = ["1 300 30 5", "1 60 5 5", "1 300 30 9", "1 7200 75 9"];
-    for (client, expected) in clients.iter_mut().zip(expected) {
-        assert_eq!(client.ask("get"), expected);
-    }
-    // Another process, later, from what is pinned.
-    drop(keepalive);
-    let keepalive = Keepalive::open(&place.bpffs).unwrap().unwrap();
-    let again = netns.inside(|| keepalive.sweep().unwrap());
-    assert_eq!((again.selected, again.short_enough), (3, 3), "{again:?}");
-    let elsewhere = other.inside(|| keepalive.sweep().unwrap());
-    assert_eq!((elsewhere.selected, elsewhere.others), (0, 2), "{elsewhere:?}");
 }

@@ -34,8 +34,9 @@ fn config_at(bpffs: PathBuf, cgroup: PathBuf, idle: u64) -> Config {
         idle: Duration::from_secs(idle),
         interval: Duration::from_secs(30),
         probes: None,
+        enforce: true,
     };
-    Config { bpffs, cgroup, rules: Vec::new(), others: Some(settings), enforce: true }
+    Config { bpffs, cgroup, rules: Vec::new(), others: Some(settings) }
 }
 
 /// A server that takes every connection at the VIP.

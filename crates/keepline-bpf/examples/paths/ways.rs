@@ -76,6 +76,7 @@ fn apply_keepalive(ground: &Ground) -> Result<(), Error> {
         idle: Duration::from_secs(300),
         interval: Duration::from_secs(75),
         probes: None,
+        enforce: true,
     };
     let netns = ground.cookie("client")?;
     let selector = keepalive::Selector { netns, peer: None, port: None };
@@ -84,7 +85,6 @@ fn apply_keepalive(ground: &Ground) -> Result<(), Error> {
         cgroup: ground.cgroup("keepalive")?,
         rules: vec![keepalive::Rule { selector, settings }],
         others: None,
-        enforce: true,
     })?;
     Ok(())
 }

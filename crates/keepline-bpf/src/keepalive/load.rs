@@ -1,12 +1,12 @@
 //! The programs and their maps: a config's way into the kernel and back.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, OpenObject};
 
-use super::{Config, Features, LATER, NEW, OPEN, Rule, Selector, Settings};
+use super::{Config, Features, LATER, NEW, Rule, Selector, Settings};
 use crate::{
-    Changes, Error, NetnsCookie, Support,
+    Error, NetnsCookie, Support,
     facts::{self, ProgramFacts},
     layout::{self, Pieces},
     object::{self, CONSTANTS, Elf, Programs},
@@ -19,9 +19,7 @@ const RULES: &str = "keepline_sel";
 /// `version` of `struct config`, zero-terminated.
 const VERSION_LENGTH: usize = 16;
 /// Size of `struct settings`.
-const SETTINGS_SIZE: usize = 12;
-/// Size of `struct config`.
-const CONFIG_SIZE: usize = VERSION_LENGTH + SETTINGS_SIZE + 8;
+const SETTINGS_SIZE: usize = 16;
 
 /// Loads the programs with this config in their maps; attaches none.
 pub(super) fn load(config: &Config) -> Result<(Object, Features), Error> {
@@ -32,11 +30,18 @@ pub(super) fn load(config: &Config) -> Result<(Object, Features), Error> {
     let by_namespace = selection.is_yes();
     let prepare = move |open: &mut OpenObject| prepare(open, by_namespace);
     let programs = Programs { name: "keepalive", elf: &ELF.0, prepare: &prepare };
-    let (object, [new_sockets, open_sockets, setsockopt]) =
-        programs.load_what_works([NEW, OPEN, LATER])?;
-    let map = |name| object::map_of(&object, name);
-    write(&map(RULES)?, &map(CONFIG)?, &config.rules, config.others.as_ref(), config.enforce)?;
-    Ok((object, Features { new_sockets, open_sockets, setsockopt, selection }))
+    let (object, [new_sockets, setsockopt]) = programs.load_what_works([NEW, LATER])?;
+    let write = |map: &MapHandle, key: &[u8], value: &[u8]| {
+        let error = |source| Error::bpf("write", "the rules of keepalive", source);
+        map.update(key, value, MapFlags::ANY).map_err(error)
+    };
+    let rules = object::map_of(&object, RULES)?;
+    for rule in &config.rules {
+        let value = encode_settings(Some(&rule.settings));
+        write(&rules, &encode_selector(&rule.selector), &value)?;
+    }
+    write(&object::map_of(&object, CONFIG)?, &[0; 4], &encode_config(config))?;
+    Ok((object, Features { new_sockets, setsockopt, selection }))
 }
 
 fn prepare(open: &mut OpenObject, by_namespace: bool) -> Result<(), libbpf_rs::Error> {
@@ -48,70 +53,14 @@ fn prepare(open: &mut OpenObject, by_namespace: bool) -> Result<(), libbpf_rs::E
     Ok(())
 }
 
-/// Makes these the rules and the settings of all others. Sockets meanwhile get the old or the new.
-fn write(
-    map: &MapHandle,
-    config: &MapHandle,
-    rules: &[Rule],
-    others: Option<&Settings>,
-    enforce: bool,
-) -> Result<Changes, Error> {
-    let error = |operation| move |source| Error::bpf(operation, "the rules of keepalive", source);
-    let configure = |rules: usize| {
-        let value = encode_config(others, enforce, rules);
-        config.update(&[0; 4], &value, MapFlags::ANY).map_err(error("write"))
-    };
-    let mut there: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-    for key in map.keys() {
-        if let Some(value) = map.lookup(&key, MapFlags::ANY).map_err(error("read"))? {
-            there.insert(key, value);
-        }
-    }
-    // None is overlooked while there are old ones and new ones.
-    configure(there.len() + rules.len())?;
-    let mut changes = Changes::default();
-    for rule in rules {
-        let key = encode_selector(&rule.selector);
-        let value = encode_settings(Some(&rule.settings));
-        match there.remove(&key) {
-            Some(before) if before == value => continue,
-            Some(_) => changes.changed += 1,
-            None => changes.added += 1,
-        }
-        map.update(&key, &value, MapFlags::ANY).map_err(error("write"))?;
-    }
-    for key in there.keys() {
-        map.delete(key).map_err(error("remove"))?;
-        changes.removed += 1;
-    }
-    configure(rules.len())?;
-    Ok(changes)
-}
-
-/// The same in the maps of a running program.
-pub(super) fn update(
-    facts: &ProgramFacts,
-    rules: &[Rule],
-    others: Option<&Settings>,
-    enforce: bool,
-) -> Result<Changes, Error> {
-    let map = |name, size| match facts.map(name)? {
-        Some(map) if map.value_size() as usize == size => Ok(map),
-        _ => {
-            Err(Error::Invalid("what is applied is of another version: apply it again".to_owned()))
-        }
-    };
-    let (rules_map, config) = (map(RULES, SETTINGS_SIZE)?, map(CONFIG, CONFIG_SIZE)?);
-    write(&rules_map, &config, rules, others, enforce)
-}
-
 /// `struct settings`; None is zeros.
 fn encode_settings(settings: Option<&Settings>) -> [u8; SETTINGS_SIZE] {
     let mut bytes = [0; SETTINGS_SIZE];
     if let Some(settings) = settings {
         let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
         let probes = settings.probes.map_or(0, u32::from);
-        let words = [seconds(settings.idle), seconds(settings.interval), probes];
+        let enforce = u32::from(settings.enforce);
+        let words = [seconds(settings.idle), seconds(settings.interval), probes, enforce];
         bytes.copy_from_slice(words.map(u32::to_ne_bytes).as_flattened());
     }
     bytes
@@ -119,19 +68,21 @@ fn encode_settings(settings: Option<&Settings>) -> [u8; SETTINGS_SIZE] {
 
 fn decode_settings(pieces: &mut Pieces<'_>) -> Option<Settings> {
     let [idle, interval, probes] = [pieces.u32(), pieces.u32(), pieces.u32()];
+    // Versions whose rules end here held everybody to them.
+    let enforce = pieces.0.is_empty() || pieces.u32() != 0;
     (idle != 0).then(|| Settings {
         idle: Duration::from_secs(idle.into()),
         interval: Duration::from_secs(interval.into()),
         probes: u8::try_from(probes).ok().filter(|probes| *probes != 0),
+        enforce,
     })
 }
 
 /// `struct config`.
-fn encode_config(others: Option<&Settings>, enforce: bool, rules: usize) -> Vec<u8> {
+fn encode_config(config: &Config) -> Vec<u8> {
     let mut bytes = layout::text::<VERSION_LENGTH>(env!("CARGO_PKG_VERSION")).to_vec();
-    bytes.extend(encode_settings(others));
-    bytes.extend(u32::from(enforce).to_ne_bytes());
-    bytes.extend(u32::try_from(rules).unwrap_or(u32::MAX).to_ne_bytes());
+    bytes.extend(encode_settings(config.others.as_ref()));
+    bytes.extend(u32::try_from(config.rules.len()).unwrap_or(u32::MAX).to_ne_bytes());
     bytes
 }
 
@@ -182,6 +133,19 @@ pub(super) fn read_rules(facts: &ProgramFacts) -> Result<Vec<Rule>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_come_back_from_their_bytes_and_from_those_of_older_versions() {
+        for (probes, enforce) in [(None, true), (Some(5), false)] {
+            let [idle, interval] = [300, 30].map(Duration::from_secs);
+            let settings = Settings { idle, interval, probes, enforce };
+            let bytes = encode_settings(Some(&settings));
+            assert_eq!(decode_settings(&mut Pieces(&bytes)), Some(settings));
+            let older = decode_settings(&mut Pieces(&bytes[..12]));
+            assert_eq!(older, Some(Settings { enforce: true, ..settings }));
+        }
+        assert_eq!(decode_settings(&mut Pieces(&encode_settings(None))), None);
+    }
 
     #[test]
     fn selectors_come_back_from_their_bytes() {

@@ -1,10 +1,6 @@
 //! What is asked for, what is applied, what is possible.
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use crate::{Error, Hook, NetnsCookie, Support};
 
@@ -18,6 +14,9 @@ pub struct Settings {
     /// Unanswered probes until the connection is given up (`TCP_KEEPCNT`), 1 to 127, where the
     /// application has not set its own. None: as the namespace has it (9).
     pub probes: Option<u8>,
+    /// Whether applications that set longer times later, or switch keepalive off, are held to
+    /// these. What they read back is the truth.
+    pub enforce: bool,
 }
 
 /// Which sockets: by where they are and whom they talk to.
@@ -54,9 +53,6 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// Settings of all sockets that no rule fits, loopback included. None: they are left alone.
     pub others: Option<Settings>,
-    /// Whether applications that set longer times later, or switch keepalive off, are held to the
-    /// limit. What they read back is the truth.
-    pub enforce: bool,
 }
 
 /// What is applied.
@@ -68,8 +64,6 @@ pub struct State {
     pub rules: Vec<Rule>,
     /// Settings of all other sockets.
     pub others: Option<Settings>,
-    /// Whether later calls of the application are held to the limit.
-    pub enforce: bool,
     /// The programs.
     pub hooks: Vec<Hook>,
 }
@@ -79,8 +73,6 @@ pub struct State {
 pub struct Features {
     /// Keepalive for new connections: kernel 5.10 with BTF.
     pub new_sockets: Support,
-    /// For open ones: kernel 5.15.
-    pub open_sockets: Support,
     /// Holding applications to the limit: kernel 5.3, and 5.15 where rules select.
     pub setsockopt: Support,
     /// Selection by network namespace: kernel 5.14.
@@ -107,21 +99,19 @@ impl Settings {
     }
 }
 
-/// Whether sockets take these settings, and selectors can fit any.
-pub(super) fn check(rules: &[Rule], others: Option<&Settings>) -> Result<(), Error> {
-    let mut settings = rules.iter().map(|rule| &rule.settings).chain(others);
-    settings.try_for_each(Settings::check)?;
-    for Rule { selector, .. } in rules {
-        let unspecified = selector.peer.is_some_and(|peer| peer.is_unspecified());
-        let port = match selector.port {
-            Some(port) => port != 0 && selector.peer.is_some(),
+impl Selector {
+    /// Whether it can fit any socket.
+    fn check(&self) -> Result<(), Error> {
+        let unspecified = self.peer.is_some_and(|peer| peer.is_unspecified());
+        let port = match self.port {
+            Some(port) => port != 0 && self.peer.is_some(),
             None => true,
         };
         if unspecified || !port {
-            return Err(Error::Invalid(format!("no socket's peer is {selector:?}")));
+            return Err(Error::Invalid(format!("no socket's peer is {self:?}")));
         }
+        Ok(())
     }
-    Ok(())
 }
 
 impl Config {
@@ -129,7 +119,17 @@ impl Config {
         if self.rules.is_empty() && self.others.is_none() {
             return Err(Error::Invalid("keepalive for no socket at all".to_owned()));
         }
-        check(&self.rules, self.others.as_ref())
+        self.settings().try_for_each(Settings::check)?;
+        self.rules.iter().try_for_each(|rule| rule.selector.check())
+    }
+
+    fn settings(&self) -> impl Iterator<Item = &Settings> {
+        self.rules.iter().map(|rule| &rule.settings).chain(&self.others)
+    }
+
+    /// Whether anybody is held to the settings.
+    pub(super) fn enforces(&self) -> bool {
+        self.settings().any(|settings| settings.enforce)
     }
 
     /// Something that uses every program, to see which of them work.
@@ -138,6 +138,7 @@ impl Config {
             idle: Duration::from_secs(1),
             interval: Duration::from_secs(1),
             probes: None,
+            enforce: true,
         };
         let selector = Selector { netns: NetnsCookie(0), peer: None, port: None };
         Self {
@@ -145,7 +146,6 @@ impl Config {
             cgroup: PathBuf::new(),
             rules: vec![Rule { selector, settings }],
             others: None,
-            enforce: true,
         }
     }
 }
@@ -169,16 +169,6 @@ impl State {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.hooks.iter().any(|hook| hook.name == super::NEW && hook.cgroup.is_some())
-    }
-
-    pub(super) fn config(&self, bpffs: &Path) -> Config {
-        Config {
-            bpffs: bpffs.to_owned(),
-            cgroup: PathBuf::new(),
-            rules: self.rules.clone(),
-            others: self.others,
-            enforce: self.enforce,
-        }
     }
 }
 

@@ -352,9 +352,10 @@ fn new_sockets(rules: Option<&KeepaliveRules>) -> String {
     let words = |times: &KeepaliveTimes| {
         let (idle, interval) = (times.idle_seconds, times.interval_seconds);
         format!(
-            "keepalive after {}, every {}",
+            "keepalive after {}, every {}{}",
             human(Duration::from_secs(idle)),
-            human(Duration::from_secs(interval))
+            human(Duration::from_secs(interval)),
+            if times.enforce { "" } else { ", not enforced" }
         )
     };
     let mut parts = Vec::new();

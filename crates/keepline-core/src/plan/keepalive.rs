@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How keepalive shall be. Absent values follow from the director's timeout.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeepaliveWish {
     /// Silence before the first probe.
     pub idle: Option<Duration>,
@@ -29,6 +29,14 @@ pub struct KeepaliveWish {
     pub interval: Option<Duration>,
     /// Unanswered probes before the connection is given up.
     pub probes: Option<u32>,
+    /// Whether programs that set longer times later, or switch keepalive off, are held to these.
+    pub enforce: bool,
+}
+
+impl Default for KeepaliveWish {
+    fn default() -> Self {
+        Self { idle: None, interval: None, probes: None, enforce: true }
+    }
 }
 
 impl KeepaliveWish {
@@ -199,6 +207,7 @@ fn times(wish: KeepaliveWish, timeout: Duration) -> KeepaliveTimes {
         idle_seconds: settings.idle.as_secs(),
         interval_seconds: settings.interval.as_secs(),
         probes: wish.probes.and_then(|probes| u8::try_from(probes).ok()),
+        enforce: wish.enforce,
     }
 }
 

@@ -14,6 +14,13 @@ pub struct KeepaliveTimes {
     pub interval_seconds: u64,
     /// Unanswered probes before the connection is given up; absent: as the namespace has it.
     pub probes: Option<u8>,
+    /// Whether programs that set longer times later, or switch keepalive off, are held to these.
+    #[serde(default = "yes")]
+    pub enforce: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Times for the connections of one namespace.
@@ -34,6 +41,23 @@ pub struct KeepaliveRules {
     pub rules: Vec<KeepaliveRule>,
     /// For all others.
     pub everybody: Option<KeepaliveTimes>,
+}
+
+impl KeepaliveRules {
+    /// Those of every rule.
+    pub fn times(&self) -> impl Iterator<Item = &KeepaliveTimes> {
+        self.rules.iter().map(|rule| &rule.times).chain(&self.everybody)
+    }
+
+    /// What a connection in this namespace to this peer gets: the most exact rule decides.
+    #[must_use]
+    pub fn times_of(&self, netns: Option<u64>, peer: IpAddr) -> Option<KeepaliveTimes> {
+        let by = |peer: Option<IpAddr>| {
+            self.rules.iter().find(|rule| Some(rule.netns) == netns && rule.peer == peer)
+        };
+        let rule = by(Some(peer.to_canonical())).or_else(|| by(None));
+        rule.map(|rule| rule.times).or(self.everybody)
+    }
 }
 
 /// One that answers.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Action, Change, DirectService, HoldWish, KeepaliveRules, KeepaliveWish, Memory, Plan, Refused,
-    TimeoutWish, What,
+    Action, Change, DirectService, HoldWish, KeepaliveChange, KeepaliveRules, KeepaliveWish,
+    Memory, Plan, Refused, TimeoutWish, What,
     direct::{self, Unanswered, unanswered},
     heal, hold,
     journal::Standing,
@@ -19,9 +19,9 @@ use super::{
 use crate::{
     judge::{Judgement, Summary},
     names::Namer,
-    policy::{Policies, Policy, Strategy},
+    policy::{Policies, Policy, Setting, Source, Strategy},
     session::{Session, Verdict},
-    snapshot::{Namespace, ServiceId, Snapshot, topology::Network},
+    snapshot::{KeepaliveSettings, Namespace, ServiceId, Snapshot, topology::Network},
 };
 
 /// Sessions that another scheduler has placed are carried for so long when `rehash` begins; the
@@ -88,7 +88,7 @@ pub fn reconcile(
     if named {
         plans.extend(wanted.timeouts(snapshot, &sessions));
         plans.extend(wanted.rehash(snapshot));
-        plans.extend(wanted.keepalive(snapshot, &sessions, in_force.rules.as_ref()));
+        plans.extend(wanted.keepalive(snapshot, &sessions, in_force));
     }
     if complete {
         plans.extend(wanted.direct(snapshot, &sessions, in_force.direct.as_deref()));
@@ -217,8 +217,8 @@ struct Wanted {
     rehash: BTreeMap<usize, Vec<ServiceId>>,
     /// With the virtual addresses in it that are not meant.
     keepalive: BTreeMap<KeepaliveWish, BTreeMap<usize, BTreeSet<IpAddr>>>,
-    /// Where keepalive is wished for everything: without a director too.
-    keepalive_for_all: Option<KeepaliveWish>,
+    /// Where keepalive is wished for everything: without a director too, in what was selected.
+    keepalive_for_all: Option<(KeepaliveWish, BTreeSet<usize>)>,
     direct: BTreeMap<usize, BTreeSet<IpAddr>>,
     /// The inodes of `timeouts` and `rehash`.
     inodes: BTreeMap<u64, usize>,
@@ -245,8 +245,10 @@ impl Wanted {
             wanted.add(snapshot, policies, at, direct);
         }
         let everything = &policies.everything;
-        wanted.keepalive_for_all =
-            (everything.strategy.value == Strategy::Keepalive).then(|| everything.keepalive());
+        wanted.keepalive_for_all = (everything.strategy.value == Strategy::Keepalive).then(|| {
+            let selected = (0..).zip(&snapshot.namespaces).filter(|(_, it)| it.selected);
+            (everything.keepalive(), selected.map(|(at, _)| at).collect())
+        });
         wanted.timeout_for_all = everything.strategy.value == Strategy::Timeout;
         wanted
     }
@@ -263,7 +265,19 @@ impl Wanted {
         let topology = snapshot.topology.as_ref();
         let network = topology.and_then(|it| it.network_of_director(director.file()));
         let unanswered = unanswered(snapshot, director);
-        let services = services(policies, director, network, unanswered.as_ref());
+        let mut services = services(policies, director, network, unanswered.as_ref());
+        let off = Setting { value: Strategy::Off, source: Source::BuiltIn };
+        let off = Policy { strategy: off, ..Policy::default() };
+        // Of a director that others are asked for through, only those.
+        for (_, vip, policy) in &mut services {
+            let meant = match vip {
+                Some(vip) => direct::wanted(snapshot, director, *vip),
+                None => snapshot.asked.services.is_empty() || director.selected,
+            };
+            if !meant {
+                *policy = &off;
+            }
+        }
         // The director as a whole has one timeout: the longest that is wished.
         let mut longest = None;
         for (service, vip, policy) in &services {
@@ -366,21 +380,26 @@ impl Wanted {
         &self,
         snapshot: &mut Snapshot,
         sessions: &Sessions,
-        known: Option<&KeepaliveRules>,
+        in_force: &InForce,
     ) -> Vec<Plan> {
         let wishes: BTreeSet<KeepaliveWish> = self
             .keepalive
             .keys()
             .chain(sessions.keepalive.keys())
-            .chain(&self.keepalive_for_all)
             .copied()
+            .chain(self.keepalive_for_all.iter().map(|(wish, _)| *wish))
             .collect();
         let (mut plans, mut rules, mut place) = (Vec::new(), KeepaliveRules::default(), None);
+        // Plans by which nobody is held to what he gets.
+        let mut free = Vec::new();
         let (nobody, nowhere) = (none(), BTreeMap::new());
         for wish in wishes {
             let directors = self.keepalive.get(&wish).unwrap_or(&nowhere);
-            let for_all = self.keepalive_for_all == Some(wish);
-            focus(snapshot, |at| for_all || directors.contains_key(&at));
+            let for_all = self.keepalive_for_all.iter().find(|(it, _)| *it == wish);
+            focus(snapshot, |at| {
+                for_all.is_some_and(|(_, selected)| selected.contains(&at))
+                    || directors.contains_key(&at)
+            });
             let through = sessions.keepalive.get(&wish).unwrap_or(&nobody);
             let mut plan = keepalive(snapshot, through, wish);
             let not_meant: BTreeSet<IpAddr> = directors.values().flatten().copied().collect();
@@ -394,10 +413,21 @@ impl Wanted {
                 place = Some(change.place.clone());
                 false
             });
+            free.extend((!wish.enforce).then_some(plans.len()));
             plans.push(plan);
         }
-        rules.rules.sort_unstable_by_key(|it| (it.netns, it.peer, it.times.idle_seconds));
+        rules.rules.sort_unstable_by_key(|it| {
+            (it.netns, it.peer, it.times.idle_seconds, !it.times.enforce)
+        });
         rules.rules.dedup_by_key(|it| (it.netns, it.peer));
+        let known = in_force.rules.as_ref();
+        let open = in_force.standing.iter().filter_map(|it| match &it.change.what {
+            What::Keepalive { sockets } if it.finished => Some(sockets),
+            _ => None,
+        });
+        let open = open.flatten().map(|it| (it.socket.cookie, it.after)).collect();
+        let given = Given { open, known, rules: &rules };
+        free.into_iter().for_each(|at| given.left_out_of(&mut plans[at]));
         if let (Some(place), Some(last)) = (place, plans.last_mut())
             && known != Some(&rules)
         {
@@ -434,6 +464,36 @@ impl Wanted {
         let mut plan = turn(snapshot, known.unwrap_or_default(), direct::joined(now));
         plan.refused = refused;
         Some(plan)
+    }
+}
+
+/// Sockets that have been given their keepalive: where nobody is held to it, what such a socket has
+/// now its program has chosen since.
+struct Given<'a> {
+    /// Once they were open, by the journal.
+    open: BTreeMap<u64, KeepaliveSettings>,
+    /// When they were made, by these rules.
+    known: Option<&'a KeepaliveRules>,
+    /// What the rules shall be.
+    rules: &'a KeepaliveRules,
+}
+
+impl Given<'_> {
+    /// Whether it was given what it would be given now.
+    fn has_been(&self, netns: Option<u64>, change: &KeepaliveChange) -> bool {
+        let KeepaliveChange { socket, after, .. } = change;
+        let by = |rules: &KeepaliveRules| rules.times_of(netns, socket.remote.ip());
+        let as_made = self.known.and_then(by);
+        self.open.get(&socket.cookie) == Some(after)
+            || as_made.is_some() && as_made == by(self.rules)
+    }
+
+    fn left_out_of(&self, plan: &mut Plan) {
+        plan.changes.retain_mut(|Change { place, what }| {
+            let What::Keepalive { sockets } = what else { return true };
+            sockets.retain(|it| !self.has_been(place.cookie, it));
+            !sockets.is_empty()
+        });
     }
 }
 

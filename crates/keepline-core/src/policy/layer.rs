@@ -13,8 +13,15 @@ use crate::{
 pub const LABEL: &str = "keepline.";
 
 /// Every key there is, as it is written in the file and, after [`LABEL`], in a label.
-pub const KEYS: [&str; 6] =
-    ["strategy", "tcp-timeout", "keepalive-idle", "keepalive-interval", "keepalive-probes", "heal"];
+pub const KEYS: [&str; 7] = [
+    "strategy",
+    "tcp-timeout",
+    "keepalive-idle",
+    "keepalive-interval",
+    "keepalive-probes",
+    "keepalive-enforce",
+    "heal",
+];
 
 /// `MAX_TCP_KEEPIDLE`, `MAX_TCP_KEEPINTVL` (seconds) and `MAX_TCP_KEEPCNT`, `include/net/tcp.h`.
 const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
@@ -73,6 +80,7 @@ pub struct Layer {
     keepalive_idle: Option<Duration>,
     keepalive_interval: Option<Duration>,
     keepalive_probes: Option<u32>,
+    keepalive_enforce: Option<bool>,
     heal: Option<bool>,
 }
 
@@ -88,9 +96,8 @@ impl Layer {
             "keepalive-idle" => self.keepalive_idle = Some(keepalive(value)?),
             "keepalive-interval" => self.keepalive_interval = Some(keepalive(value)?),
             "keepalive-probes" => self.keepalive_probes = Some(probes(value)?),
-            "heal" => {
-                self.heal = Some(value.parse().map_err(|_| "write true or false".to_owned())?);
-            }
+            "keepalive-enforce" => self.keepalive_enforce = Some(yes_or_no(value)?),
+            "heal" => self.heal = Some(yes_or_no(value)?),
             _ => return Err(format!("there is no such key; there are {}", KEYS.join(", "))),
         }
         Ok(())
@@ -132,6 +139,7 @@ impl Layer {
         lay(&mut policy.keepalive_idle, self.keepalive_idle, source, Some);
         lay(&mut policy.keepalive_interval, self.keepalive_interval, source, Some);
         lay(&mut policy.keepalive_probes, self.keepalive_probes, source, Some);
+        lay(&mut policy.keepalive_enforce, self.keepalive_enforce, source, |it| it);
         lay(&mut policy.heal, self.heal, source, |it| it);
         policy
     }
@@ -168,6 +176,10 @@ fn keepalive(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(time)
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "write true or false".to_owned())
 }
 
 fn probes(text: &str) -> Result<u32, String> {

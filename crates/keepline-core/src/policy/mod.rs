@@ -157,6 +157,8 @@ pub struct Policy {
     pub keepalive_interval: Setting<Option<Duration>>,
     /// Unanswered probes before a connection is given up.
     pub keepalive_probes: Setting<Option<u32>>,
+    /// Whether programs that set longer times later, or switch keepalive off, are held to these.
+    pub keepalive_enforce: Setting<bool>,
     /// Whether forgotten sessions are brought back.
     pub heal: Setting<bool>,
 }
@@ -172,6 +174,7 @@ impl Default for Policy {
             keepalive_idle: built_in(None),
             keepalive_interval: built_in(None),
             keepalive_probes: built_in(None),
+            keepalive_enforce: built_in(true),
             heal: built_in(true),
         }
     }
@@ -185,6 +188,7 @@ impl Policy {
             idle: self.keepalive_idle.value,
             interval: self.keepalive_interval.value,
             probes: self.keepalive_probes.value,
+            enforce: self.keepalive_enforce.value,
         }
     }
 

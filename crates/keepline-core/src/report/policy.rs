@@ -85,6 +85,9 @@ fn row(name: &str, policy: &Policy, network: Option<&Network>) -> [String; 4] {
     if let Some(probes) = policy.keepalive_probes.value.filter(|_| keepalive) {
         more.push(format!("keepalive-probes {probes}"));
     }
+    if keepalive && !policy.keepalive_enforce.value {
+        more.push("keepalive-enforce false".to_owned());
+    }
     if !policy.heal.value {
         more.push("heal false".to_owned());
     }
@@ -179,6 +182,7 @@ struct View {
     keepalive_idle_seconds: Said<Option<f64>>,
     keepalive_interval_seconds: Said<Option<f64>>,
     keepalive_probes: Said<Option<u32>>,
+    keepalive_enforce: Said<bool>,
     heal: Said<bool>,
 }
 
@@ -215,6 +219,7 @@ impl View {
             keepalive_idle_seconds: said(policy.keepalive_idle, seconds),
             keepalive_interval_seconds: said(policy.keepalive_interval, seconds),
             keepalive_probes: said(policy.keepalive_probes, |it| it),
+            keepalive_enforce: said(policy.keepalive_enforce, |it| it),
             heal: said(policy.heal, |it| it),
         }
     }

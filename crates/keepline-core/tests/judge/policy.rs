@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 use keepline_core::{
     Judgement, Options, Snapshot, judge,
     plan::{
-        self, Action, Change, DirectService, InForce, KeepaliveRule, KeepaliveWish, Memory, Pass,
-        Place, Plan, What,
+        self, Action, Change, DirectService, InForce, KeepaliveRule, KeepaliveRules, KeepaliveWish,
+        Memory, Pass, Place, Plan, What,
         journal::{By, Standing, squashed},
         reconcile,
     },
@@ -133,6 +133,7 @@ fn every_value_is_looked_at() {
         ("keepalive-idle", "5m"),
         ("keepalive-interval", "30s"),
         ("keepalive-probes", "5"),
+        ("keepalive-enforce", "false"),
         ("heal", "false"),
     ];
     for (key, value) in good {
@@ -448,6 +449,93 @@ fn one_service_gets_keepalive_and_its_neighbour_does_not() {
     assert!(peers.contains(&address(VIP).ip()), "{peers:?}");
     assert!(!peers.contains(&"10.0.1.9".parse().unwrap()), "{peers:?}");
     assert!(changes.iter().any(|it| matches!(it.what, What::Keepalive { .. })));
+}
+
+/// A guard of a part of the machine does nothing beside it: not for every program, and not for the
+/// neighbour of a service.
+#[test]
+fn a_guard_of_a_part_does_nothing_beside_it() {
+    let planned = |strategy: &str, select: &Select, inodes: &[u64]| {
+        let (mut snapshot, topology) = two_services();
+        let policies = policies(&rules(&[("strategy", strategy)]), &topology);
+        snapshot.join(topology);
+        snapshot.select(select, &inodes.iter().copied().collect()).unwrap();
+        let judgement = judge(&snapshot, &Options::default());
+        let pass = pass_of(&mut snapshot, judgement, &policies, &InForce::default());
+        pass.plans.into_iter().flat_map(|it| it.changes).map(|it| it.what).collect::<Vec<_>>()
+    };
+    let rules = |changes: Vec<What>| {
+        changes.into_iter().find_map(|it| match it {
+            What::NewSockets { after, .. } => after,
+            _ => None,
+        })
+    };
+    let vips = |changes: Vec<What>| {
+        let after = changes.into_iter().find_map(|it| match it {
+            What::Direct { after, .. } => after,
+            _ => None,
+        });
+        after.into_iter().flatten().map(|it| it.vip.to_string()).collect::<BTreeSet<_>>()
+    };
+    let everything = Select::default();
+    let db = Select { services: vec!["db".to_owned()], ..Select::default() };
+    let all: Vec<u64> = two_services().0.namespaces.iter().map(|it| it.inode).collect();
+
+    assert!(rules(planned("keepalive", &everything, &all)).unwrap().everybody.is_some());
+    let client = two_services().0.namespaces[CLIENT].clone();
+    let of_client = rules(planned("keepalive", &everything, &[client.inode])).unwrap();
+    assert_eq!(of_client.everybody, None);
+    assert!(of_client.rules.iter().any(|it| Some(it.netns) == client.cookie && it.peer.is_none()));
+    let of_db = rules(planned("keepalive", &db, &[])).unwrap();
+    assert_eq!(of_db.everybody, None);
+    let peers: BTreeSet<String> =
+        of_db.rules.iter().map(|it| it.peer.unwrap().to_string()).collect();
+    assert!(peers.contains("10.0.1.2") && !peers.contains("10.0.1.9"), "{peers:?}");
+
+    let both = BTreeSet::from(["10.0.1.2", "10.0.1.9"].map(str::to_owned));
+    assert_eq!(vips(planned("direct", &everything, &all)), both);
+    assert_eq!(vips(planned("direct", &db, &[])), BTreeSet::from(["10.0.1.2".to_owned()]));
+}
+
+/// A program that has got its keepalive and chose otherwise after that has its way, if so it is wished,
+/// until the times that are wished change.
+#[test]
+fn what_a_program_chose_stays_where_nobody_is_to_be_held() {
+    let (snapshot, topology) = two_services();
+    let planned = |pairs: &[(&str, &str)], rules: Option<KeepaliveRules>| {
+        let (mut snapshot, mut topology) = (snapshot.clone(), topology.clone());
+        label(&mut topology, "strategy", "keepalive");
+        for (key, value) in pairs {
+            label(&mut topology, key, value);
+        }
+        let policies = policies(&Rules::default(), &topology);
+        snapshot.join(topology);
+        let judgement = judge(&snapshot, &Options::default());
+        let in_force = InForce { rules, ..InForce::default() };
+        let pass = pass_of(&mut snapshot, judgement, &policies, &in_force);
+        let changes = pass.plans.into_iter().filter(|it| it.action == Action::Keepalive);
+        let (mut sockets, mut rules) = (0, None);
+        for change in changes.flat_map(|it| it.changes) {
+            match change.what {
+                What::Keepalive { sockets: some } => sockets += some.len(),
+                What::NewSockets { after, .. } => rules = after,
+                _ => {}
+            }
+        }
+        (sockets, rules)
+    };
+    let free = [("keepalive-enforce", "false")];
+    let (sockets, rules) = planned(&free, None);
+    assert_eq!(sockets, 1, "at first it gets it");
+    let rules = rules.unwrap();
+    assert!(rules.times().all(|it| !it.enforce), "{rules:?}");
+    assert_eq!(planned(&free, Some(rules.clone())), (0, None), "it is as it was wished");
+    let shorter = [free[0], ("keepalive-idle", "1m")];
+    let (sockets, changed) = planned(&shorter, Some(rules.clone()));
+    assert_eq!((sockets, changed.is_some()), (1, true));
+    let (sockets, held) = planned(&[], Some(rules));
+    assert_eq!((sockets, held.is_some()), (1, true));
+    assert_eq!(planned(&[], held), (1, None), "held to it, what is open, too");
 }
 
 /// By hand the same; and a backend's connections come from the director's own address.

@@ -59,6 +59,7 @@ pub(super) fn rules() -> Result<Option<KeepaliveRules>, Obstacle> {
         idle_seconds: settings.idle.as_secs(),
         interval_seconds: settings.interval.as_secs(),
         probes: settings.probes,
+        enforce: settings.enforce,
     };
     let mut rules: Vec<KeepaliveRule> = state
         .rules
@@ -93,6 +94,7 @@ pub(super) fn set_rules(
         idle: Duration::from_secs(times.idle_seconds),
         interval: Duration::from_secs(times.interval_seconds),
         probes: times.probes,
+        enforce: times.enforce,
     };
     let rules = after
         .rules
@@ -108,17 +110,12 @@ pub(super) fn set_rules(
         .collect();
     let others = after.everybody.as_ref().map(settings);
     let features = at_the_root(|cgroup| {
-        let config = keepalive::Config {
-            bpffs: pins(),
-            cgroup: cgroup.to_owned(),
-            rules,
-            others,
-            enforce: true,
-        };
+        let config = keepalive::Config { bpffs: pins(), cgroup: cgroup.to_owned(), rules, others };
         Keepalive::apply(&config).map(|applied| applied.supported().clone())
     })?;
     let mut said = Vec::new();
-    if let keepline_bpf::Support::No(why) = features.setsockopt {
+    let enforce = after.times().any(|times| times.enforce);
+    if let (true, keepline_bpf::Support::No(why)) = (enforce, features.setsockopt) {
         said.push(format!("programs that set longer times later keep them: {why}"));
     }
     Ok(said)

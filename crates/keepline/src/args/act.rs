@@ -46,7 +46,7 @@ outside this machine. Scaling a service moves some of the idle sessions.")]
     /// Switch TCP keepalive on for sessions that have none, or too late
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
-  keepline apply keepalive                     a third of each director's timeout
+  keepline apply keepalive                     after a third of the timeout
   keepline apply keepalive --service db --idle 5m --interval 30s")]
     Keepalive(KeepaliveArgs),
 
@@ -125,6 +125,9 @@ pub struct KeepaliveArgs {
     /// Unanswered probes before a connection is given up [default: 9]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=127))]
     pub probes: Option<u32>,
+    /// Let programs set longer times later, or switch keepalive off; else they are held to these
+    #[arg(long)]
+    pub no_enforce: bool,
     #[command(flatten)]
     pub consent: ConsentArgs,
     #[command(flatten)]

@@ -141,7 +141,7 @@ Exit status: 0 done, 1 done in part or refused, 2 could not run.")]
     /// Keep idle sessions alive on this machine, by policy, for as long as it runs
     #[command(help_template = TEMPLATE, before_help = "\
 Examples:
-  keepline guard                           as /etc/keepline/config.toml and labels say
+  keepline guard                           by its file and by labels
   keepline guard --config guard.toml --log text
   keepline guard --once                    one pass, for cron
   keepline policy                          what holds where, and who said so

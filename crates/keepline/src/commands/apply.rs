@@ -38,8 +38,12 @@ pub fn apply(args: ApplyArgs) -> anyhow::Result<u8> {
             Ok(plan::rehash(&seen.snapshot, &seen.judgement, args.carry))
         }),
         Strategy::Keepalive(args) => {
-            let wish =
-                KeepaliveWish { idle: args.idle, interval: args.interval, probes: args.probes };
+            let wish = KeepaliveWish {
+                idle: args.idle,
+                interval: args.interval,
+                probes: args.probes,
+                enforce: !args.no_enforce,
+            };
             carry_out(&args.select.to_select(), args.consent, |seen| {
                 Ok(plan::keepalive(&seen.snapshot, &seen.judgement, wish))
             })

@@ -12,7 +12,7 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 struct settings {
-	__u32 idle;     /* seconds without traffic until the first probe; 0: no settings */
+	__u32 idle;     /* seconds without traffic until the first probe; 0: leave it alone */
 	__u32 interval; /* seconds between probes */
 	__u32 probes;   /* unanswered ones until the connection is given up; 0: as it is */
 	__u32 enforce;  /* whether who sets longer times later is held to these */
@@ -106,7 +106,9 @@ static __always_inline const struct settings *settings_of(struct tcp_sock *tp)
 		key.peer.word[3] = sk->skc_v6_daddr.in6_u.u6_addr32[3];
 	}
 	found = select_by(&key);
-	return found ? found : others(config);
+	if (!found)
+		return others(config);
+	return found->idle ? found : NULL;
 }
 
 enum {
@@ -244,7 +246,7 @@ int keepline_later(struct bpf_sockopt *ctx)
 	}
 	if (!settings)
 		settings = others(config);
-	if (!settings || !settings->enforce)
+	if (!settings || !settings->idle || !settings->enforce)
 		return 1;
 
 	if (ctx->level == SOL_SOCKET) {

@@ -27,7 +27,7 @@ fn settings(idle: u64, interval: u64, probes: u8) -> Settings {
 
 fn rule(netns: NetnsCookie, peer: Option<&str>, port: Option<u16>, settings: Settings) -> Rule {
     let peer = peer.map(|peer| peer.parse().unwrap());
-    Rule { selector: Selector { netns, peer, port }, settings }
+    Rule { selector: Selector { netns, peer, port }, settings: Some(settings) }
 }
 
 /// All sockets of the place's control group.
@@ -172,9 +172,16 @@ fn who_overrides_later_may_where_nobody_is_to_be_held() {
     };
     assert_eq!(later(&[], Some(free), "0 7200 30 5"), 1);
     assert_eq!(later(&[own], Some(settings(300, 30, 5)), "0 7200 30 5"), 2);
-    let held = Rule { settings: settings(300, 30, 5), ..own };
+    let held = Rule { settings: Some(settings(300, 30, 5)), ..own };
     assert_eq!(later(&[held], Some(free), "1 300 30 5"), 2);
     assert_eq!(later(&[own], None, "0 7200 30 5"), 1);
+    // Nobody but this one, whatever others get.
+    let config = Config { rules: vec![Rule { settings: None, ..own }], ..all(&place, free) };
+    Keepalive::apply(&config).unwrap();
+    assert_eq!(state(&place).unwrap().rules, config.rules);
+    let mut client = Peer::new(Language::C, &netns, &place.cgroup);
+    client.does(&format!("connect {VIP} 7000"));
+    assert_eq!(client.ask("get"), UNTOUCHED);
 }
 
 #[test]

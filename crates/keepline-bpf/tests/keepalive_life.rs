@@ -263,7 +263,7 @@ fn the_root_of_all_without_a_mount() {
     let mut config = config_at(place.bpffs.clone(), root.path(), 300);
     config.rules = vec![Rule {
         selector: Selector { netns: netns.cookie(), peer: None, port: None },
-        settings: config.others.take().unwrap(),
+        settings: config.others.take(),
     }];
     let before = attached(&mounted, BPF_CGROUP_SOCK_OPS).len();
     Keepalive::apply(&config).unwrap();

@@ -83,7 +83,7 @@ fn apply_keepalive(ground: &Ground) -> Result<(), Error> {
     Keepalive::apply(&keepalive::Config {
         bpffs: ground.bpffs(),
         cgroup: ground.cgroup("keepalive")?,
-        rules: vec![keepalive::Rule { selector, settings }],
+        rules: vec![keepalive::Rule { selector, settings: Some(settings) }],
         others: None,
     })?;
     Ok(())

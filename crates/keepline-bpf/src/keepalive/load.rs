@@ -37,7 +37,7 @@ pub(super) fn load(config: &Config) -> Result<(Object, Features), Error> {
     };
     let rules = object::map_of(&object, RULES)?;
     for rule in &config.rules {
-        let value = encode_settings(Some(&rule.settings));
+        let value = encode_settings(rule.settings.as_ref());
         write(&rules, &encode_selector(&rule.selector), &value)?;
     }
     write(&object::map_of(&object, CONFIG)?, &[0; 4], &encode_config(config))?;
@@ -122,7 +122,8 @@ pub(super) fn read_rules(facts: &ProgramFacts) -> Result<Vec<Rule>, Error> {
         let value = map
             .lookup(&key, MapFlags::ANY)
             .map_err(|source| Error::bpf("read", format!("map {RULES}"), source))?;
-        if let Some(settings) = value.and_then(|value| decode_settings(&mut Pieces(&value))) {
+        if let Some(value) = value {
+            let settings = decode_settings(&mut Pieces(&value));
             rules.push(Rule { selector: decode_selector(&key), settings });
         }
     }

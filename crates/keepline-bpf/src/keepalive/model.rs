@@ -36,8 +36,8 @@ pub struct Selector {
 pub struct Rule {
     /// Which sockets.
     pub selector: Selector,
-    /// What they get.
-    pub settings: Settings,
+    /// What they get. None: they are left alone, whatever others get.
+    pub settings: Option<Settings>,
 }
 
 /// What is to be applied.
@@ -124,7 +124,7 @@ impl Config {
     }
 
     fn settings(&self) -> impl Iterator<Item = &Settings> {
-        self.rules.iter().map(|rule| &rule.settings).chain(&self.others)
+        self.rules.iter().filter_map(|rule| rule.settings.as_ref()).chain(&self.others)
     }
 
     /// Whether anybody is held to the settings.
@@ -144,7 +144,7 @@ impl Config {
         Self {
             bpffs: PathBuf::new(),
             cgroup: PathBuf::new(),
-            rules: vec![Rule { selector, settings }],
+            rules: vec![Rule { selector, settings: Some(settings) }],
             others: None,
         }
     }
@@ -161,8 +161,7 @@ impl State {
                 let selector = Selector { netns, peer, port };
                 self.rules.iter().find(|rule| rule.selector == selector)
             })
-            .map(|rule| rule.settings)
-            .or(self.others)
+            .map_or(self.others, |rule| rule.settings)
     }
 
     /// Whether new connections get keepalive: the program is at a control group that exists.
@@ -194,18 +193,20 @@ mod tests {
     fn what_no_socket_takes_is_refused() {
         let good = Config::probe();
         good.check().unwrap();
-        let refused = |change: &dyn Fn(&mut Rule)| {
+        let refused = |change: &dyn Fn(&mut Selector, &mut Settings)| {
             let mut config = good.clone();
-            config.rules.iter_mut().for_each(change);
+            for Rule { selector, settings } in &mut config.rules {
+                change(selector, settings.as_mut().unwrap());
+            }
             config.check().unwrap_err().to_string()
         };
         assert_eq!(
-            refused(&|rule| rule.settings.idle = Duration::from_millis(1500)),
+            refused(&|_, settings| settings.idle = Duration::from_millis(1500)),
             "keepalive's idle time is whole seconds from 1 to 32767, not 1.5s"
         );
-        assert!(refused(&|rule| rule.settings.interval = Duration::ZERO).contains("interval"));
-        assert!(refused(&|rule| rule.settings.probes = Some(128)).contains("127"));
-        assert!(refused(&|rule| rule.selector.port = Some(1)).contains("no socket"));
+        assert!(refused(&|_, settings| settings.interval = Duration::ZERO).contains("interval"));
+        assert!(refused(&|_, settings| settings.probes = Some(128)).contains("127"));
+        assert!(refused(&|selector, _| selector.port = Some(1)).contains("no socket"));
         assert!(
             Config { rules: Vec::new(), ..good }
                 .check()

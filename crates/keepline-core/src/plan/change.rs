@@ -362,11 +362,15 @@ fn new_sockets(rules: Option<&KeepaliveRules>) -> String {
     if let Some(times) = &rules.everybody {
         parts.push(format!("every program of this machine: {}", words(times)));
     }
-    if let Some(first) = rules.rules.first() {
-        let namespaces: std::collections::BTreeSet<u64> =
-            rules.rules.iter().map(|rule| rule.netns).collect();
+    let given = || rules.rules.iter().filter_map(|rule| Some((rule.netns, rule.times.as_ref()?)));
+    if let Some((_, times)) = given().next() {
+        let namespaces: std::collections::BTreeSet<u64> = given().map(|(netns, _)| netns).collect();
         let plural = if namespaces.len() == 1 { "namespace" } else { "namespaces" };
-        parts.push(format!("of {} {plural}: {}", namespaces.len(), words(&first.times)));
+        parts.push(format!("of {} {plural}: {}", namespaces.len(), words(times)));
+    }
+    let without = rules.rules.iter().filter(|rule| rule.times.is_none()).count();
+    if without > 0 {
+        parts.push(format!("none for {without} of their peers"));
     }
     parts.join("; ")
 }

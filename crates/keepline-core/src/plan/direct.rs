@@ -273,6 +273,14 @@ fn backends(service: &Service) -> Vec<DirectBackend> {
     backends
 }
 
+/// The service that a namespace's container is a task of.
+pub(super) fn service_of<'a>(snapshot: &'a Snapshot, namespace: &Namespace) -> Option<&'a str> {
+    let id = &namespace.container.as_ref()?.id;
+    let containers = &snapshot.topology.as_ref()?.containers;
+    let service = containers.iter().find(|it| it.id == *id)?.service.as_ref()?;
+    Some(&service.name)
+}
+
 /// Namespaces that reach a director: by the Engine's word those of containers in its network, else
 /// those whose sessions go through it. Its address may be another's in another network.
 pub(super) fn clients(
@@ -302,6 +310,10 @@ pub(super) fn clients(
         }));
     }
     clients.remove(&director);
+    // Of one that was not asked for itself, who was.
+    if !snapshot.concerns(&snapshot.namespaces[director]) {
+        clients.retain(|at| snapshot.namespaces[*at].selected);
+    }
     clients
 }
 

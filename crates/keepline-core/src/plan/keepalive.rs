@@ -10,7 +10,7 @@ use std::{
 use super::{
     Action, Change, KeepaliveChange, KeepaliveRule, KeepaliveRules, KeepaliveTimes, Place, Plan,
     SocketId, What,
-    direct::{clients, machine, wanted},
+    direct::{self, clients, machine, wanted},
     directors,
     timeout::sysctl,
 };
@@ -155,7 +155,8 @@ fn to_come(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish, plan
         let chosen = (0..).zip(&snapshot.namespaces).filter(|(_, it)| it.selected);
         for (_, namespace) in chosen.filter(|(at, _)| !directors.contains(at)) {
             if let Some(netns) = namespace.cookie {
-                let rule = KeepaliveRule { netns, peer: None, times: times(wish, shortest) };
+                let times = Some(times(wish, shortest));
+                let rule = KeepaliveRule { netns, peer: None, times };
                 rules.rules.push(rule);
             }
         }
@@ -167,7 +168,7 @@ fn to_come(snapshot: &Snapshot, judgement: &Judgement, wish: KeepaliveWish, plan
                 rules.rules.extend(peers.map(|peer| KeepaliveRule {
                     netns,
                     peer: Some(peer),
-                    times,
+                    times: Some(times),
                 }));
             }
         }
@@ -188,13 +189,9 @@ fn peers(snapshot: &Snapshot, director: usize, client: usize) -> impl Iterator<I
     let director = &snapshot.namespaces[director];
     let topology = snapshot.topology.as_ref();
     let network = topology.and_then(|it| it.network_of_director(director.file()));
-    let holder = snapshot.namespaces[client].container.as_ref();
-    let serves = move || {
-        let id = holder.map(|it| &it.id);
-        let container = topology.and_then(|it| it.containers.iter().find(|it| Some(&it.id) == id));
-        let service = container.and_then(|it| it.service.as_ref());
-        service.is_some_and(|service| snapshot.asked.services.contains(&service.name))
-    };
+    let service = direct::service_of(snapshot, &snapshot.namespaces[client]);
+    let serves =
+        move || service.is_some_and(|it| snapshot.asked.services.iter().any(|asked| asked == it));
     director.addresses.iter().copied().filter(move |peer| {
         let is_virtual = network.is_some_and(|it| it.service_at(*peer).is_some());
         wanted(snapshot, director, *peer) || !is_virtual && serves()

@@ -30,8 +30,8 @@ pub struct KeepaliveRule {
     pub netns: u64,
     /// Only to this peer.
     pub peer: Option<IpAddr>,
-    /// The times.
-    pub times: KeepaliveTimes,
+    /// The times; absent: none, whatever all others get.
+    pub times: Option<KeepaliveTimes>,
 }
 
 /// Keepalive for every connection to come, in a selection.
@@ -46,7 +46,7 @@ pub struct KeepaliveRules {
 impl KeepaliveRules {
     /// Those of every rule.
     pub fn times(&self) -> impl Iterator<Item = &KeepaliveTimes> {
-        self.rules.iter().map(|rule| &rule.times).chain(&self.everybody)
+        self.rules.iter().filter_map(|rule| rule.times.as_ref()).chain(&self.everybody)
     }
 
     /// What a connection in this namespace to this peer gets: the most exact rule decides.
@@ -56,7 +56,7 @@ impl KeepaliveRules {
             self.rules.iter().find(|rule| Some(rule.netns) == netns && rule.peer == peer)
         };
         let rule = by(Some(peer.to_canonical())).or_else(|| by(None));
-        rule.map(|rule| rule.times).or(self.everybody)
+        rule.map_or(self.everybody, |rule| rule.times)
     }
 }
 

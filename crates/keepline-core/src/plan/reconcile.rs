@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Action, Change, DirectService, HoldWish, KeepaliveChange, KeepaliveRules, KeepaliveWish,
-    Memory, Plan, Refused, TimeoutWish, What,
+    Action, Change, DirectService, HoldWish, KeepaliveChange, KeepaliveRule, KeepaliveRules,
+    KeepaliveWish, Memory, Plan, Refused, TimeoutWish, What,
     direct::{self, Unanswered, unanswered},
     heal, hold,
     journal::Standing,
@@ -37,15 +37,18 @@ pub struct InForce {
     pub rules: Option<KeepaliveRules>,
     /// Direct connections by the kernel's programs.
     pub direct: Option<Vec<DirectService>>,
+    /// What could not be taken back a moment ago, by number and step: it is not tried now.
+    pub stuck: BTreeSet<(u64, usize)>,
 }
 
 /// What has to be done.
 #[derive(Debug, Default)]
 pub struct Pass {
-    /// To be taken back: the guard did it, and no policy wants it any more.
-    pub undo: Vec<Standing>,
     /// To be done, one after the other. Those that change nothing are left out.
     pub plans: Vec<Plan>,
+    /// To be taken back after that: the guard did it, and no policy wants it any more. Where something
+    /// is, only what cannot wait is planned: the rest from what is there then.
+    pub undo: Vec<Standing>,
     /// What was wished and cannot be.
     pub refused: Vec<Refused>,
     /// What was wished, and somebody has set otherwise by hand.
@@ -63,34 +66,45 @@ pub fn reconcile(
     memory: &Memory,
     due_within: Duration,
 ) -> Pass {
-    let wanted = Wanted::of(snapshot, &judgement, policies, in_force);
+    let mut wanted = Wanted::of(snapshot, &judgement, policies, in_force);
     let sessions = Sessions::sort(snapshot, judgement, policies);
+    wanted.through(snapshot, &sessions);
     let (by_guard, by_hand): (Vec<&Standing>, Vec<&Standing>) =
         in_force.standing.iter().partition(|it| it.by.guard);
-    let by_hand: BTreeSet<Object> = by_hand.iter().map(|it| Object::of(&it.change)).collect();
+    let at = |it: &Standing| {
+        let place = &it.change.place;
+        let namespaces = &snapshot.namespaces;
+        namespaces.iter().position(|at| place.is(at.inode, at.cookie))
+    };
+    // The number of a namespace that is gone may be another's by now.
+    let by_hand: BTreeSet<Object> = by_hand
+        .into_iter()
+        .filter(|it| at(it).is_some())
+        .filter_map(|it| Object::of(&it.change))
+        .collect();
+    let is_by_hand = |change: &Change| Object::of(change).is_some_and(|it| by_hand.contains(&it));
     let mut pass = Pass::default();
     let named = is_named(snapshot);
     // What was not seen may be wanted still.
     let complete = named && snapshot.incomplete.is_empty();
     if complete {
-        let unwanted = by_guard
-            .into_iter()
-            .filter(|it| !wanted.is_wanted(it) && !by_hand.contains(&Object::of(&it.change)));
+        let unwanted = by_guard.into_iter().filter(|it| {
+            let wanted = at(it).is_some_and(|at| wanted.is_wanted(at, it));
+            !wanted && !is_by_hand(&it.change) && !in_force.stuck.contains(&(it.id, it.step))
+        });
         pass.undo = unwanted.cloned().collect();
-        if !pass.undo.is_empty() {
-            return pass;
-        }
     }
     let mut plans = vec![
         hold(snapshot, &sessions.held, HoldWish { lifetime: None, due_within: Some(due_within) }),
         heal(snapshot, &sessions.healed, memory),
     ];
-    if named {
+    let clear = pass.undo.is_empty();
+    if named && clear {
         plans.extend(wanted.timeouts(snapshot, &sessions));
         plans.extend(wanted.rehash(snapshot));
         plans.extend(wanted.keepalive(snapshot, &sessions, in_force));
     }
-    if complete {
+    if complete && clear {
         plans.extend(wanted.direct(snapshot, &sessions, in_force.direct.as_deref()));
     }
     for mut plan in plans {
@@ -98,8 +112,7 @@ pub fn reconcile(
         if plan.action != Action::Hold {
             pass.refused.append(&mut plan.refused);
         }
-        let (overruled, changes) =
-            plan.changes.into_iter().partition(|it| by_hand.contains(&Object::of(it)));
+        let (overruled, changes) = plan.changes.into_iter().partition(|it| is_by_hand(it));
         pass.overruled.extend::<Vec<Change>>(overruled);
         plan.changes = changes;
         if !plan.changes.is_empty() {
@@ -119,7 +132,7 @@ fn is_named(snapshot: &Snapshot) -> bool {
     }
 }
 
-/// What one change is about: whoever has set it by hand has decided.
+/// What one change is about, where it can be set by hand: whoever has done that has decided.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Object {
     inode: u64,
@@ -127,7 +140,7 @@ struct Object {
 }
 
 impl Object {
-    fn of(change: &Change) -> Self {
+    fn of(change: &Change) -> Option<Self> {
         let setting = match &change.what {
             What::Timeouts { .. } => "timeouts".to_owned(),
             What::Sysctl { path, .. } => path.clone(),
@@ -139,11 +152,9 @@ impl Object {
             | What::Entries { .. }
             | What::Touch { .. }
             | What::Abort { .. }
-            | What::Disconnect { .. } => String::new(),
+            | What::Disconnect { .. } => return None,
         };
-        // Of these nothing stands that could be decided by hand, except keepalive of sockets.
-        let inode = if setting.is_empty() { 0 } else { change.place.inode };
-        Self { inode, setting }
+        Some(Self { inode: change.place.inode, setting })
     }
 }
 
@@ -187,7 +198,8 @@ impl Sessions {
             return;
         }
         match policy.strategy.value {
-            Strategy::Auto | Strategy::Hold => self.held.sessions.push(session),
+            // Another scheduler may have placed it than the one that would find its backend again.
+            Strategy::Auto | Strategy::Hold | Strategy::Rehash => self.held.sessions.push(session),
             Strategy::Direct => {
                 self.held.sessions.push(session.clone());
                 if let Some(at) = session.director {
@@ -205,7 +217,7 @@ impl Sessions {
                     self.timeout.entry(timeout).or_insert_with(none).sessions.push(session);
                 }
             }
-            Strategy::Rehash | Strategy::Off => {}
+            Strategy::Off => {}
         }
     }
 }
@@ -215,14 +227,63 @@ impl Sessions {
 struct Wanted {
     timeouts: BTreeMap<Duration, BTreeSet<usize>>,
     rehash: BTreeMap<usize, Vec<ServiceId>>,
-    /// With the virtual addresses in it that are not meant.
-    keepalive: BTreeMap<KeepaliveWish, BTreeMap<usize, BTreeSet<IpAddr>>>,
+    /// With what is behind it that is not meant.
+    keepalive: BTreeMap<KeepaliveWish, BTreeMap<usize, Others>>,
+    /// Directors behind which something gets none, with that.
+    no_keepalive: BTreeMap<usize, Others>,
+    /// Namespaces in which sockets get it.
+    keepalive_places: BTreeSet<usize>,
     /// Where keepalive is wished for everything: without a director too, in what was selected.
     keepalive_for_all: Option<(KeepaliveWish, BTreeSet<usize>)>,
-    direct: BTreeMap<usize, BTreeSet<IpAddr>>,
-    /// The inodes of `timeouts` and `rehash`.
+    direct: BTreeMap<usize, Others>,
+    /// Directors whose timeout is wished, for what they balance or will.
+    timeout_places: BTreeSet<usize>,
+    /// By their inodes.
     inodes: BTreeMap<u64, usize>,
-    timeout_for_all: bool,
+    /// Directors that were not asked for themselves: only for these clients.
+    only: BTreeMap<usize, BTreeSet<usize>>,
+}
+
+/// What is behind a director, and not meant.
+#[derive(Default)]
+struct Others {
+    /// Virtual addresses.
+    vips: BTreeSet<IpAddr>,
+    /// Services, by name.
+    services: BTreeSet<String>,
+}
+
+impl Others {
+    /// Those that `meant` is not true of.
+    fn of(services: &[Led<'_>], meant: impl Fn(&Policy) -> bool) -> Self {
+        let mut others = Self::default();
+        for led in services.iter().filter(|it| !meant(it.policy)) {
+            others.vips.extend(led.vip);
+            others.services.extend(led.name.map(str::to_owned));
+        }
+        others
+    }
+
+    /// The namespaces and peers of connections to and from what is here: clients talk to a virtual
+    /// address, a backend to the director's own.
+    fn peers(
+        &self,
+        snapshot: &Snapshot,
+        director: usize,
+        clients: &BTreeSet<usize>,
+    ) -> BTreeSet<(u64, IpAddr)> {
+        let own = &snapshot.namespaces[director].addresses;
+        let mut peers = BTreeSet::new();
+        for client in clients.iter().map(|at| &snapshot.namespaces[*at]) {
+            let Some(netns) = client.cookie else { continue };
+            peers.extend(self.vips.iter().map(|vip| (netns, *vip)));
+            let service = direct::service_of(snapshot, client);
+            if service.is_some_and(|it| self.services.contains(it)) {
+                peers.extend(own.iter().map(|own| (netns, *own)));
+            }
+        }
+        peers
+    }
 }
 
 impl Wanted {
@@ -241,6 +302,10 @@ impl Wanted {
             if !snapshot.concerns(namespace) && !through.contains(&at) {
                 continue;
             }
+            if !snapshot.concerns(namespace) {
+                let selected = (0..).zip(&snapshot.namespaces).filter(|(_, it)| it.selected);
+                wanted.only.insert(at, selected.map(|(at, _)| at).collect());
+            }
             wanted.inodes.insert(namespace.inode, at);
             wanted.add(snapshot, policies, at, direct);
         }
@@ -249,8 +314,21 @@ impl Wanted {
             let selected = (0..).zip(&snapshot.namespaces).filter(|(_, it)| it.selected);
             (everything.keepalive(), selected.map(|(at, _)| at).collect())
         });
-        wanted.timeout_for_all = everything.strategy.value == Strategy::Timeout;
         wanted
+    }
+
+    /// What sessions tell of places: a director without IPVS has no services.
+    fn through(&mut self, snapshot: &Snapshot, sessions: &Sessions) {
+        let by_timeout = sessions.timeout.values().flat_map(|it| &it.sessions);
+        self.timeout_places.extend(by_timeout.filter_map(|session| session.director));
+        let by_keepalive = sessions.keepalive.values().flat_map(|it| &it.sessions);
+        self.keepalive_places.extend(by_keepalive.map(|session| session.socket.namespace));
+        if let Some((_, selected)) = &self.keepalive_for_all {
+            self.keepalive_places.extend(selected);
+        }
+        for director in self.keepalive.values().flat_map(BTreeMap::keys) {
+            self.keepalive_places.extend(direct::clients(snapshot, &none(), *director));
+        }
     }
 
     /// `answered`: by the programs for direct connections, until now.
@@ -269,18 +347,22 @@ impl Wanted {
         let off = Setting { value: Strategy::Off, source: Source::BuiltIn };
         let off = Policy { strategy: off, ..Policy::default() };
         // Of a director that others are asked for through, only those.
-        for (_, vip, policy) in &mut services {
-            let meant = match vip {
-                Some(vip) => direct::wanted(snapshot, director, *vip),
+        for led in &mut services {
+            let meant = match led.vip {
+                Some(vip) => direct::wanted(snapshot, director, vip),
                 None => snapshot.asked.services.is_empty() || director.selected,
             };
             if !meant {
-                *policy = &off;
+                led.policy = &off;
             }
+        }
+        let own = network.map_or(&policies.everything, |network| policies.network(network));
+        if own.strategy.value == Strategy::Timeout {
+            self.timeout_places.insert(at);
         }
         // The director as a whole has one timeout: the longest that is wished.
         let mut longest = None;
-        for (service, vip, policy) in &services {
+        for Led { service, vip, policy, .. } in &services {
             let strategy = policy.strategy.value;
             if strategy == Strategy::Timeout && service.is_some() {
                 longest = longest.max(Some(policy.tcp_timeout.value));
@@ -289,7 +371,7 @@ impl Wanted {
                 self.rehash.entry(at).or_default().push(service);
             }
             if strategy == Strategy::Keepalive && service.is_some() {
-                let others = others(&services, |it| {
+                let others = Others::of(&services, |it| {
                     it.strategy.value == Strategy::Keepalive && it.keepalive() == policy.keepalive()
                 });
                 self.keepalive.entry(policy.keepalive()).or_default().insert(at, others);
@@ -300,33 +382,38 @@ impl Wanted {
         }
         // A worker is told nothing more of a service that has lost its last task, its labels included:
         // what was wanted of it holds until somebody has its address.
-        if unanswered.is_some_and(|it| answered.iter().any(|service| it.was_left(service.vip))) {
+        if unanswered
+            .as_ref()
+            .is_some_and(|it| answered.iter().any(|service| it.was_left(service.vip)))
+        {
             self.direct.entry(at).or_default();
         }
         if let Some(not_meant) = self.direct.get_mut(&at) {
-            *not_meant = others(&services, |it| it.strategy.value == Strategy::Direct);
+            *not_meant = Others::of(&services, |it| it.strategy.value == Strategy::Direct);
         }
+        let without = Others::of(&services, |it| it.strategy.value == Strategy::Keepalive);
+        self.no_keepalive.insert(at, without);
         if let Some(timeout) = longest {
             self.timeouts.entry(timeout).or_default().insert(at);
         }
     }
 
     /// Whether a policy wants what the guard has done.
-    fn is_wanted(&self, standing: &Standing) -> bool {
-        let at = self.inodes.get(&standing.change.place.inode);
+    fn is_wanted(&self, at: usize, standing: &Standing) -> bool {
         match (&standing.change.what, standing.action) {
             (What::Scheduler { service, .. }, _) => {
-                let services = at.and_then(|at| self.rehash.get(at));
+                let services = self.rehash.get(&at);
                 services.is_some_and(|services| services.contains(service))
             }
-            (_, Action::Rehash) => at.is_some_and(|at| self.rehash.contains_key(at)),
+            (_, Action::Rehash) => self.rehash.contains_key(&at),
             (_, Action::Timeout) => {
-                self.timeout_for_all && at.is_some()
-                    || at.is_some_and(|at| self.timeouts.values().any(|it| it.contains(at)))
+                self.timeout_places.contains(&at)
+                    || self.timeouts.values().any(|it| it.contains(&at))
             }
-            (_, Action::Keepalive) => {
+            (What::NewSockets { .. }, Action::Keepalive) => {
                 self.keepalive_for_all.is_some() || !self.keepalive.is_empty()
             }
+            (_, Action::Keepalive) => self.keepalive_places.contains(&at),
             (_, Action::Direct) => !self.direct.is_empty(),
             _ => true,
         }
@@ -402,12 +489,19 @@ impl Wanted {
             });
             let through = sessions.keepalive.get(&wish).unwrap_or(&nobody);
             let mut plan = keepalive(snapshot, through, wish);
-            let not_meant: BTreeSet<IpAddr> = directors.values().flatten().copied().collect();
+            let mut not_meant = BTreeSet::new();
+            for (director, others) in directors {
+                let clients = direct::clients(snapshot, through, *director);
+                not_meant.extend(others.peers(snapshot, *director, &clients));
+                not_meant.extend(self.strangers(snapshot, *director, &clients));
+            }
             plan.changes.retain_mut(|change| {
                 let What::NewSockets { after: Some(after), .. } = &mut change.what else {
                     return true;
                 };
-                after.rules.retain(|it| it.peer.is_none_or(|peer| !not_meant.contains(&peer)));
+                after
+                    .rules
+                    .retain(|it| it.peer.is_none_or(|peer| !not_meant.contains(&(it.netns, peer))));
                 rules.rules.append(&mut after.rules);
                 rules.everybody = rules.everybody.or(after.everybody);
                 place = Some(change.place.clone());
@@ -416,8 +510,12 @@ impl Wanted {
             free.extend((!wish.enforce).then_some(plans.len()));
             plans.push(plan);
         }
+        if rules.everybody.is_some() {
+            rules.rules.extend(self.exceptions(snapshot));
+        }
         rules.rules.sort_unstable_by_key(|it| {
-            (it.netns, it.peer, it.times.idle_seconds, !it.times.enforce)
+            let times = it.times.map(|it| (it.idle_seconds, !it.enforce));
+            (it.netns, it.peer, times.is_none(), times)
         });
         rules.rules.dedup_by_key(|it| (it.netns, it.peer));
         let known = in_force.rules.as_ref();
@@ -435,6 +533,28 @@ impl Wanted {
             last.changes.push(Change { place, what });
         }
         plans
+    }
+
+    /// Who is behind a director and was not asked for, where that itself was not either.
+    fn strangers(
+        &self,
+        snapshot: &Snapshot,
+        director: usize,
+        clients: &BTreeSet<usize>,
+    ) -> BTreeSet<(u64, IpAddr)> {
+        let Some(only) = self.only.get(&director) else { return BTreeSet::new() };
+        let strangers = clients.difference(only).filter_map(|at| snapshot.namespaces[*at].cookie);
+        let own = &snapshot.namespaces[director].addresses;
+        strangers.flat_map(|netns| own.iter().map(move |own| (netns, *own))).collect()
+    }
+
+    /// Of every program's connections those that get no keepalive.
+    fn exceptions(&self, snapshot: &Snapshot) -> Vec<KeepaliveRule> {
+        let of = self.no_keepalive.iter().flat_map(|(director, others)| {
+            let clients = direct::clients(snapshot, &none(), *director);
+            others.peers(snapshot, *director, &clients)
+        });
+        of.map(|(netns, peer)| KeepaliveRule { netns, peer: Some(peer), times: None }).collect()
     }
 
     fn direct(
@@ -456,7 +576,14 @@ impl Wanted {
             let services =
                 direct::services(snapshot, judgement, known.unwrap_or_default(), &mut plan);
             refused.append(&mut plan.refused);
-            now.extend(services.into_iter().filter(|it| !not_meant.contains(&it.vip)));
+            let only = self.only.get(director).map(|clients| {
+                let cookies = clients.iter().filter_map(|at| snapshot.namespaces[*at].cookie);
+                cookies.collect::<BTreeSet<u64>>()
+            });
+            now.extend(services.into_iter().filter(|it| {
+                !not_meant.vips.contains(&it.vip)
+                    && only.as_ref().is_none_or(|only| only.contains(&it.netns))
+            }));
         }
         if known.is_none() && now.is_empty() {
             return None;
@@ -505,25 +632,33 @@ fn focus(snapshot: &mut Snapshot, meant: impl Fn(usize) -> bool) {
     }
 }
 
-/// A service of a director: how IPVS knows it, its virtual address, and what holds for it.
-type Led<'a> = (Option<ServiceId>, Option<IpAddr>, &'a Policy);
+/// A service of a director.
+struct Led<'a> {
+    /// How IPVS knows it.
+    service: Option<ServiceId>,
+    name: Option<&'a str>,
+    vip: Option<IpAddr>,
+    /// What holds for it.
+    policy: &'a Policy,
+}
 
 /// The services of a director, and those of its network that have no task: IPVS does not know them.
 fn services<'a>(
     policies: &'a Policies,
     director: &Namespace,
-    network: Option<&Network>,
-    unanswered: Option<&Unanswered<'_>>,
+    network: Option<&'a Network>,
+    unanswered: Option<&'a Unanswered<'_>>,
 ) -> Vec<Led<'a>> {
     let services = director.ipvs.iter().flat_map(|ipvs| &ipvs.services);
     let balanced = services.map(|service| {
-        let id = Some(service.id);
+        let led =
+            Led { service: Some(service.id), name: None, vip: None, policy: &policies.everything };
         let Some(network) = network else {
             let vip = match service.id {
                 ServiceId::Tcp(at) | ServiceId::Udp(at) | ServiceId::Sctp(at) => Some(at.ip()),
                 ServiceId::Fwmark(mark) => marked(director, mark),
             };
-            return (id, vip, &policies.everything);
+            return Led { vip, ..led };
         };
         let named = match service.id {
             ServiceId::Fwmark(mark) => network.service_marked(mark),
@@ -532,13 +667,23 @@ fn services<'a>(
             }
         };
         match named {
-            Some(named) => (id, named.vip, policies.service(network, named)),
-            None => (id, None, policies.network(network)),
+            Some(named) => Led {
+                name: Some(&named.name),
+                vip: named.vip,
+                policy: policies.service(network, named),
+                ..led
+            },
+            None => Led { policy: policies.network(network), ..led },
         }
     });
     let mut services: Vec<_> = balanced.collect();
     if let (Some(network), Some(unanswered)) = (network, unanswered) {
-        let idle = unanswered.idle().map(|it| (None, it.vip, policies.service(network, it)));
+        let idle = unanswered.idle().map(|it| Led {
+            service: None,
+            name: Some(&it.name),
+            vip: it.vip,
+            policy: policies.service(network, it),
+        });
         services.extend(idle);
     }
     services
@@ -546,9 +691,4 @@ fn services<'a>(
 
 fn marked(director: &Namespace, mark: u32) -> Option<IpAddr> {
     director.marks.iter().find(|rule| rule.mark == mark).and_then(|rule| rule.address)
-}
-
-/// The virtual addresses of those that `meant` is not true of.
-fn others(services: &[Led<'_>], meant: impl Fn(&Policy) -> bool) -> BTreeSet<IpAddr> {
-    services.iter().filter(|(.., policy)| !meant(policy)).filter_map(|(_, vip, _)| *vip).collect()
 }

@@ -61,10 +61,11 @@ impl Strategy {
         }
     }
 
-    /// Whether entries are renewed: with `direct` those of sessions that were open before.
+    /// Whether entries are renewed: with `direct` those of sessions that were open before, with
+    /// `rehash` those whose socket is here, as another scheduler may have placed them.
     #[must_use]
     pub fn holds(self) -> bool {
-        matches!(self, Self::Auto | Self::Hold | Self::Direct)
+        matches!(self, Self::Auto | Self::Hold | Self::Rehash | Self::Direct)
     }
 
     /// Whether the director of `network` schedules anew what it has forgotten.

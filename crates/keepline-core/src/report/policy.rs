@@ -209,6 +209,7 @@ impl View {
             Strategy::Off => {}
             // What was open before is held until it ends.
             Strategy::Direct => acts.extend(["direct", "hold"]),
+            Strategy::Rehash => acts.extend(["rehash", "hold"]),
             other => acts.push(other.name()),
         }
         acts.extend(policy.heals().then_some("heal"));

@@ -67,7 +67,7 @@ pub(super) fn rules() -> Result<Option<KeepaliveRules>, Obstacle> {
         .map(|rule| KeepaliveRule {
             netns: rule.selector.netns.0,
             peer: rule.selector.peer,
-            times: times(rule.settings),
+            times: rule.settings.map(times),
         })
         .collect();
     rules.sort_unstable_by_key(|rule| (rule.netns, rule.peer));
@@ -105,7 +105,7 @@ pub(super) fn set_rules(
                 peer: rule.peer,
                 port: None,
             },
-            settings: settings(&rule.times),
+            settings: rule.times.as_ref().map(settings),
         })
         .collect();
     let others = after.everybody.as_ref().map(settings);

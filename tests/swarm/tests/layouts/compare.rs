@@ -48,16 +48,22 @@ pub fn entries(table: &Value) -> Vec<(Entry, f64)> {
     table["entries"].as_array().into_iter().flatten().map(entry).collect()
 }
 
-/// The same entries, and each with a lifetime between the tool's two looks.
+/// The same entries, and each with a lifetime between the tool's two looks. One table serves all
+/// namespaces, and the kernel counts its way back into it (`ip_vs_conn_array()`): while another's
+/// entries go, its listing skips some, so one of the two has to have them.
 pub fn same_entries(ours: &[(Entry, f64)], before: &[(Entry, f64)], after: &[(Entry, f64)]) {
     let map = |entries: &[(Entry, f64)]| entries.iter().cloned().collect::<BTreeMap<_, _>>();
     let (ours, before, after) = (map(ours), map(before), map(after));
-    let names = |entries: &BTreeMap<Entry, f64>| entries.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&ours), names(&before));
-    assert_eq!(names(&ours), names(&after));
+    let told: BTreeSet<&Entry> = before.keys().chain(after.keys()).collect();
+    assert_eq!(ours.keys().collect::<BTreeSet<_>>(), told);
+    let mut in_both = 0;
     for (entry, left) in &ours {
-        within(*left, before[entry], after[entry], &format!("{entry:?}"));
+        if let (Some(before), Some(after)) = (before.get(entry), after.get(entry)) {
+            within(*left, *before, *after, &format!("{entry:?}"));
+            in_both += 1;
+        }
     }
+    assert!(in_both * 100 >= ours.len() * 99, "{in_both} of {}", ours.len());
 }
 
 fn within(ours: f64, before: f64, after: f64, what: &str) {

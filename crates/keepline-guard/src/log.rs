@@ -49,10 +49,10 @@ pub(crate) fn begin(log: Log) -> io::Result<()> {
     match log {
         Log::Journald => registry.with(tracing_journald::layer()?).init(),
         Log::Json => {
-            registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).init();
+            registry.with(lines().json().flatten_event(true)).init();
         }
         Log::Text | Log::Auto => {
-            let lines = fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(false);
+            let lines = lines().with_target(false).with_ansi(false);
             if by_systemd {
                 registry.with(lines.without_time()).init();
             } else {
@@ -61,6 +61,12 @@ pub(crate) fn begin(log: Log) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// On stderr. Where nobody listens any more, it goes on without.
+fn lines<S>() -> fmt::Layer<S, fmt::format::DefaultFields, fmt::format::Format, fn() -> io::Stderr>
+{
+    fmt::layer().with_writer(io::stderr as fn() -> io::Stderr).log_internal_errors(false)
 }
 
 /// Whether stderr is the journal's: `JOURNAL_STREAM` names its device and inode (systemd.exec).

@@ -154,6 +154,14 @@ impl Exclusive {
         self.write(Record::Undone { id, step, at: jiff::Timestamp::now() })
     }
 
+    /// Writes down that a change is nobody's any more, as it was set otherwise since.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn give_up(&mut self, id: u64, step: usize) -> Result<(), RunError> {
+        self.undone(id, step)
+    }
+
     fn write(&mut self, record: Record) -> Result<(), RunError> {
         let path = self.folder.join("journal");
         let mut line = serde_json::to_vec(&record).map_err(|source| RunError::Malformed {

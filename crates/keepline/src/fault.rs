@@ -27,8 +27,8 @@ pub fn fault(what: impl Into<String>, help: impl Into<String>) -> anyhow::Error 
 /// Writes `error` to stderr: `keepline: error: …`, and `help: …` where there is a way out.
 pub fn report(error: &anyhow::Error) {
     // Names and values from files and from the system stand in it.
-    eprintln!("keepline: error: {}", text::escape(&format!("{error:#}"), text::COMMAND));
+    say!("keepline: error: {}", text::escape(&format!("{error:#}"), text::COMMAND));
     if let Some(fault) = error.downcast_ref::<Fault>() {
-        eprintln!("help: {}", text::escape(&fault.help, text::SENTENCE));
+        say!("help: {}", text::escape(&fault.help, text::SENTENCE));
     }
 }

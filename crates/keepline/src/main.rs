@@ -2,10 +2,12 @@
 //! what that means from `keepline-core`.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod output;
+
 mod args;
 mod commands;
 mod fault;
-mod output;
 mod plugin;
 mod select;
 mod signals;

@@ -6,6 +6,15 @@ use anyhow::Context as _;
 use keepline_core::report::{Style, text};
 use keepline_core::snapshot::Incomplete;
 
+/// Says a line on stderr. Where nobody listens any more there is nobody to be told that: whoever
+/// holds sessions goes on.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 /// Wider lines than this are hard to read (columns).
 const WIDEST: usize = 120;
 
@@ -66,12 +75,12 @@ pub fn warn_incomplete(incomplete: &[Incomplete]) {
     for item in incomplete.iter().take(SHOWN) {
         let what = text::escape(&item.what, text::NAME);
         let why = text::escape(&item.why, text::SENTENCE);
-        eprintln!("keepline: warning: not seen: {what}: {why}");
+        say!("keepline: warning: not seen: {what}: {why}");
         if let Some(help) = &item.help {
-            eprintln!("help: {}", text::escape(help, text::SENTENCE));
+            say!("help: {}", text::escape(help, text::SENTENCE));
         }
     }
     if incomplete.len() > SHOWN {
-        eprintln!("keepline: warning: and {} more were not seen", incomplete.len() - SHOWN);
+        say!("keepline: warning: and {} more were not seen", incomplete.len() - SHOWN);
     }
 }

@@ -38,6 +38,9 @@ pub(super) fn within(
     namer: &Namer<'_>,
     session: &Session,
 ) -> bool {
+    if scope.within.as_ref().is_some_and(|outer| !within(snapshot, outer, namer, session)) {
+        return false;
+    }
     if let Some(named) = by_name(scope, namer, session) {
         return named;
     }

@@ -311,7 +311,8 @@ pub(super) fn clients(
     }
     clients.remove(&director);
     // Of one that was not asked for itself, who was.
-    if !snapshot.concerns(&snapshot.namespaces[director]) {
+    let some_were = snapshot.namespaces.iter().any(|it| it.selected);
+    if some_were && !snapshot.concerns(&snapshot.namespaces[director]) {
         clients.retain(|at| snapshot.namespaces[*at].selected);
     }
     clients

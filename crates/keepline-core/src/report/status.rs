@@ -77,7 +77,7 @@ pub fn human(
         return out;
     }
     for held in holds {
-        let whole = held.scope.namespaces.is_none();
+        let whole = held.scope.is_everything();
         let what = if whole { "every session of this machine" } else { "some sessions" };
         out.push_str(&format!(
             "{}: {what}, since {} by {}\n",
@@ -196,7 +196,7 @@ pub fn json(
         strategy: it.strategy,
         since: it.since,
         by: &it.by,
-        everything: it.scope.namespaces.is_none(),
+        everything: it.scope.is_everything(),
     });
     let (applied, running) = (applied.collect(), running.collect());
     let document = Document { schema: SCHEMA, applied, running, guard };

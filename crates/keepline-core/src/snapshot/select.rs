@@ -65,6 +65,17 @@ pub struct Scope {
     /// its network that is left out.
     #[serde(skip_serializing_if = "Asked::is_empty", default)]
     pub except: Asked,
+    /// Only of those that this one means, too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub within: Option<Box<Scope>>,
+}
+
+impl Scope {
+    /// Whether no part of the machine is left out; of single services and networks it says nothing.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.namespaces.is_none() && self.within.as_ref().is_none_or(|it| it.is_everything())
+    }
 }
 
 /// Why something selected is not exactly one thing that was seen.
@@ -131,6 +142,7 @@ impl Snapshot {
             namespaces: (!everything).then(|| chosen.map(|namespace| namespace.inode).collect()),
             asked: self.asked.clone(),
             except: Asked::default(),
+            within: None,
         }
     }
 

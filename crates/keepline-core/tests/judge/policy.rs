@@ -227,7 +227,15 @@ fn a_timeout_is_set_once_and_taken_back_when_nobody_wants_it() {
     let other = policies(&Rules::default(), &topology());
     let back = pass(with_timeout(7200), &other, &in_force);
     assert_eq!(back.undo, in_force.standing);
-    assert_eq!(planned(&back), [], "first back, then a look at what is there");
+    assert_eq!(
+        planned(&back),
+        [(Action::Hold, 2)],
+        "then a look at what is there; this cannot wait"
+    );
+    // What could not be taken back keeps nobody from anything.
+    let stuck = InForce { stuck: [(1, 0)].into(), ..in_force.clone() };
+    let goes_on = pass(with_timeout(7200), &other, &stuck);
+    assert_eq!((goes_on.undo.as_slice(), planned(&goes_on)), (&[][..], planned(&back)));
 
     // What was not seen may be wanted still.
     let mut snapshot = with_timeout(7200);

@@ -90,6 +90,8 @@ struct Guard {
     file: PathBuf,
     named: bool,
     select: Select,
+    /// The same by what its names meant, once that was seen.
+    meant: Option<Select>,
     config: Config,
     invalid_in_file: Vec<Invalid>,
     remembered: Remembered,
@@ -108,6 +110,8 @@ struct Guard {
     watched: BTreeSet<PathBuf>,
     /// What directors balance, where connections are answered directly.
     followed: Option<Balance>,
+    /// Whether programs answer directly.
+    answers: bool,
     troubles: BTreeSet<String>,
     metrics: Arc<Metrics>,
     state: Arc<State>,
@@ -127,6 +131,7 @@ impl Guard {
             file,
             named: options.config.is_some(),
             select: options.select.clone(),
+            meant: None,
             config,
             invalid_in_file,
             remembered: Remembered::default(),
@@ -142,6 +147,7 @@ impl Guard {
             orphans: BTreeSet::new(),
             watched: BTreeSet::new(),
             followed: None,
+            answers: false,
             troubles: BTreeSet::new(),
             metrics: Arc::new(Metrics::default()),
             state: Arc::new(State::new()),

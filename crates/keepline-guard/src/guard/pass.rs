@@ -10,6 +10,7 @@ use keepline_core::{
     Judgement, Snapshot, Verdict, judge,
     plan::{self, Action, Change, InForce, What, journal::Standing},
     policy::{Policies, Strategy},
+    snapshot::{Asked, Select, Topology},
 };
 use keepline_node::{
     Balance, NodeError, Obstacle, Owners, Report,
@@ -56,10 +57,10 @@ impl Guard {
         self.metrics.invalid.set(i64::try_from(invalid.len()).unwrap_or(i64::MAX));
         let by_keepalive = policies.any(Strategy::Keepalive);
         let owners = if by_keepalive { Owners::MostUrgent(0) } else { Owners::Nobody };
-        let by_direct = policies.any(Strategy::Direct);
+        let by_direct = policies.any(Strategy::Direct) || self.answers;
         self.followed = by_direct.then(|| self.followed.take().unwrap_or_default());
         self.followed.iter_mut().for_each(Balance::begin);
-        let mut snapshot = self.observer.observe(&self.select, owners, topology)?;
+        let mut snapshot = self.look(owners, topology, &mut troubles)?;
         self.followed.iter_mut().for_each(|balance| balance.follow(&snapshot));
         self.hold(&policies, &mut snapshot, &mut troubles);
         let judgement = judge(&snapshot, &keepline_core::Options::default());
@@ -114,6 +115,32 @@ impl Guard {
         Ok(Passed { result, next })
     }
 
+    /// Looks at what was selected. A service that has gone, its last task with it, keeps nobody from
+    /// looking after the others.
+    fn look(
+        &mut self,
+        owners: Owners,
+        topology: Option<Topology>,
+        troubles: &mut BTreeSet<String>,
+    ) -> Result<Snapshot, NodeError> {
+        let names = !self.select.services.is_empty() || !self.select.networks.is_empty();
+        let again = self.meant.clone().map(|meant| (meant, topology.clone()));
+        match (self.observer.observe(&self.select, owners, topology), again) {
+            (Ok(snapshot), _) => {
+                let Asked { services, networks } = snapshot.asked.clone();
+                let meant = Select { services, networks, exact: true, ..self.select.clone() };
+                self.meant = names.then_some(meant);
+                Ok(snapshot)
+            }
+            (Err(error), Some((meant, topology))) => {
+                let snapshot = self.observer.observe(&meant, owners, topology)?;
+                troubles.insert(error.to_string());
+                Ok(snapshot)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
     /// Announces what is held, so that a check tells it.
     fn hold(
         &mut self,
@@ -126,8 +153,8 @@ impl Guard {
             return;
         }
         let mut scope = policies.held();
-        if scope.namespaces.is_none() {
-            scope.namespaces = snapshot.scope().namespaces;
+        if !self.select.is_everything() {
+            scope.within = Some(Box::new(snapshot.scope()));
         }
         snapshot.held.push(scope.clone());
         if self.holding.as_ref().is_some_and(|(known, _)| *known == scope) {
@@ -172,7 +199,16 @@ impl Guard {
         pause: Duration,
         troubles: &mut BTreeSet<String>,
     ) -> Result<Left, String> {
-        let in_force = in_force(policies)?;
+        let now = Instant::now();
+        self.backoff.forget(now);
+        let mut in_force = in_force(policies)?;
+        self.answers = in_force.direct.is_some();
+        for it in &in_force.standing {
+            if let Some(why) = self.backoff.waits(&it.change, now).filter(|_| it.by.guard) {
+                in_force.stuck.insert((it.id, it.step));
+                troubles.insert(why.to_owned());
+            }
+        }
         // What would run out before the pass after the next has ended.
         let due_within = (pause + self.took) * 2 + Duration::from_secs(1);
         let pass =
@@ -182,11 +218,6 @@ impl Guard {
             let (object, _) = change.what.describe();
             format!("{}: {object}: set by hand, left so until that is undone", change.place.name)
         }));
-        if !pass.undo.is_empty() {
-            return self.take_back(&pass.undo);
-        }
-        let now = Instant::now();
-        self.backoff.forget(now);
         for mut plan in pass.plans {
             plan.changes.retain(|change| {
                 let why = self.backoff.waits(change, now);
@@ -201,34 +232,48 @@ impl Guard {
                 .map_err(|error| error.to_string())?;
             self.came(plan.action, report, troubles);
         }
+        if !pass.undo.is_empty() {
+            return self.take_back(&pass.undo, troubles);
+        }
         let left = |again: Instant| Left::Refused(again.saturating_duration_since(Instant::now()));
         Ok(self.backoff.next().map_or(Left::Nothing, left))
     }
 
-    fn take_back(&mut self, unwanted: &[Standing]) -> Result<Left, String> {
+    fn take_back(
+        &mut self,
+        unwanted: &[Standing],
+        troubles: &mut BTreeSet<String>,
+    ) -> Result<Left, String> {
         let undos = plan::undo(unwanted);
         let mut exclusive = Exclusive::for_guard().map_err(|error| error.to_string())?;
         let report = keepline_node::undo(&mut exclusive, &undos, &AtomicBool::new(false))
             .map_err(|error| error.to_string())?;
-        let mut left = 0;
-        for (step, was) in report.steps.iter().zip(unwanted.iter().rev()) {
+        for (step, undo) in report.steps.iter().zip(&undos) {
             let (object, change) = step.change.what.describe();
             let name = &step.change.place.name;
             match &step.result {
                 Ok(_) => {
-                    self.metrics.acted(was.action, "undone", 1);
+                    let was = unwanted.iter().find(|it| (it.id, it.step) == (undo.id, undo.step));
+                    let action = was.map(|it| it.action);
+                    action.into_iter().for_each(|it| self.metrics.acted(it, "undone", 1));
+                    self.backoff.went(&step.change);
                     info!(director = name, object, change, "no longer wanted: taken back");
                 }
+                // Whoever has set it otherwise since has decided: it is not the guard's any more.
+                Err(error @ Obstacle::Drifted { .. }) => {
+                    exclusive.give_up(undo.id, undo.step).map_err(|error| error.to_string())?;
+                    warn!(director = name, object, %error, "no longer wanted, and left");
+                }
                 Err(error) => {
-                    left += 1;
-                    let why = format!("{name}: {object}: {error}");
+                    let why = format!("{name}: {object}: no longer wanted: {error}");
+                    troubles.insert(why.clone());
                     if self.backoff.failed(&step.change, why, Instant::now()) {
                         warn!(director = name, object, %error, "not taken back");
                     }
                 }
             }
         }
-        Ok(if left == 0 { Left::ToPlan } else { Left::Refused(AFTER_FAILURE) })
+        Ok(Left::ToPlan)
     }
 
     fn came(&mut self, action: Action, report: Report, troubles: &mut BTreeSet<String>) {
@@ -300,7 +345,9 @@ fn in_force(policies: &Policies) -> Result<InForce, String> {
     if policies.any(Strategy::Keepalive) {
         in_force.rules = keepline_node::keepalive_rules().map_err(|error| error.to_string())?;
     }
-    if policies.any(Strategy::Direct) {
+    // What was wanted of a service that has lost its last task is known by that alone.
+    let stands = |it: &Standing| it.by.guard && it.action == Action::Direct;
+    if policies.any(Strategy::Direct) || in_force.standing.iter().any(stands) {
         in_force.direct = keepline_node::answered_directly().map_err(|error| error.to_string())?;
     }
     Ok(in_force)

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use keepline_core::plan::{self, Action, HoldWish, KeepaliveWish, Memory, Plan, TimeoutWish, What};
 use keepline_core::report::counted;
-use keepline_core::snapshot::Asked;
+use keepline_core::snapshot::{Asked, Topology};
 use keepline_core::{Judgement, Options, Snapshot, judge};
 use keepline_node::run::{self, Exclusive, Holding};
-use keepline_node::{Balance, Owners, Select};
+use keepline_node::{Balance, Observer, Owners, Select};
 
 use super::consent::{self, Decision, IN_PART};
 use crate::args::act::{
@@ -113,9 +113,12 @@ struct Seen {
 
 impl Seen {
     fn take(select: &Select) -> anyhow::Result<Self> {
-        let snapshot = keepline_node::observe(select, Owners::MostUrgent(0))?;
+        Ok(Self::of(keepline_node::observe(select, Owners::MostUrgent(0))?))
+    }
+
+    fn of(snapshot: Snapshot) -> Self {
         let judgement = judge(&snapshot, &Options::default());
-        Ok(Self { snapshot, judgement })
+        Self { snapshot, judgement }
     }
 }
 
@@ -125,6 +128,30 @@ fn carry_out(
     consent: ConsentArgs,
     plan: impl Fn(&Seen) -> anyhow::Result<Plan>,
 ) -> anyhow::Result<u8> {
+    Ok(carried_out(select, consent, plan)?.status())
+}
+
+/// What became of a plan.
+enum Outcome {
+    /// It was carried out, or there was nothing to do; with the exit status.
+    Done(u8),
+    /// It was not: it was only shown, or nobody agreed, or nothing of it is possible.
+    Not(u8),
+}
+
+impl Outcome {
+    fn status(&self) -> u8 {
+        match self {
+            Self::Done(status) | Self::Not(status) => *status,
+        }
+    }
+}
+
+fn carried_out(
+    select: &Select,
+    consent: ConsentArgs,
+    plan: impl Fn(&Seen) -> anyhow::Result<Plan>,
+) -> anyhow::Result<Outcome> {
     let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
     // One Keepline at a time from the look on, so that the plan fits what is there.
     let mut exclusive = (!consent.dry_run).then(consent::exclusive).transpose()?;
@@ -132,14 +159,24 @@ fn carry_out(
     output::warn_incomplete(&seen.snapshot.incomplete);
     let mut wished = plan(&seen)?;
     let shown = Instant::now();
+    // Not while somebody thinks about it: a guard would have to wait, and could hold nothing.
+    exclusive.take_if(|_| !consent.yes);
     match consent::ask(&wished, seen.snapshot.topology.as_ref(), consent)? {
-        Decision::Stop(status) => return Ok(incomplete(&seen, status)),
+        Decision::Stop(status) => {
+            let nothing_to_do = wished.changes.is_empty() && wished.refused.is_empty();
+            let status = incomplete(&seen, status);
+            let done = nothing_to_do && !consent.dry_run;
+            return Ok(if done { Outcome::Done(status) } else { Outcome::Not(status) });
+        }
         Decision::Go => {}
     }
+    let exclusive = match &mut exclusive {
+        Some(exclusive) => exclusive,
+        none => none.insert(consent::exclusive()?),
+    };
     if shown.elapsed() > STALE {
         wished = still_so(&wished, &plan(&Seen::take(select)?)?);
     }
-    let Some(exclusive) = &mut exclusive else { return Ok(consent::DONE) };
     if wished.action == Action::Hold || wished.action == Action::Rehash {
         exclusive.remember(&seen.snapshot)?;
     }
@@ -147,7 +184,8 @@ fn carry_out(
     let undo = format!("keepline undo {}", wished.action);
     let lasts = wished.changes.iter().any(|change| change.what.lasts()).then_some(undo.as_str());
     let report = keepline_node::act(exclusive, &wished, &stop);
-    consent::report(report, refused, lasts).map(|status| incomplete(&seen, status))
+    let status = consent::report(report, refused, lasts)?;
+    Ok(Outcome::Done(incomplete(&seen, status)))
 }
 
 /// What could not be seen was not changed either.
@@ -182,6 +220,34 @@ fn still_so(shown: &Plan, now: &Plan) -> Plan {
     plan
 }
 
+/// Looks again and again. What names meant is known also while the Engine does not answer.
+#[derive(Default)]
+struct Looker {
+    observer: Observer,
+    named: Option<Topology>,
+}
+
+impl Looker {
+    fn look(&mut self, select: &Select) -> anyhow::Result<Seen> {
+        let seen = Seen::take(select);
+        match (seen, &self.named) {
+            (Ok(seen), _) => {
+                let complete = |it: &&Topology| it.incomplete.is_empty();
+                if let Some(topology) = seen.snapshot.topology.as_ref().filter(complete) {
+                    self.named = Some(topology.clone());
+                }
+                Ok(seen)
+            }
+            (Err(error), Some(named)) if !select.is_everything() => {
+                let owners = Owners::MostUrgent(0);
+                let seen = self.observer.observe(select, owners, Some(named.clone()));
+                seen.map(Seen::of).map_err(|_| error)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+}
+
 /// `keepline apply hold`
 fn hold(args: &HoldArgs) -> anyhow::Result<u8> {
     let select = args.select.to_select();
@@ -192,8 +258,9 @@ fn hold(args: &HoldArgs) -> anyhow::Result<u8> {
         });
     }
     let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
-    let mut exclusive = consent::exclusive()?;
-    let first = Seen::take(&select)?;
+    drop(consent::exclusive()?);
+    let mut looker = Looker::default();
+    let first = looker.look(&select)?;
     output::warn_incomplete(&first.snapshot.incomplete);
     let wish = HoldWish::default();
     let wished = plan::hold(&first.snapshot, &first.judgement, wish);
@@ -202,12 +269,13 @@ fn hold(args: &HoldArgs) -> anyhow::Result<u8> {
     if consent::question(args.consent)? != Decision::Go {
         return Ok(IN_PART);
     }
+    let mut exclusive = consent::exclusive()?;
     exclusive.remember(&first.snapshot)?;
     let report = keepline_node::act(&mut exclusive, &wished, &stop);
     consent::report(report, false, None)?;
     drop(exclusive);
     let holding = Holding::announce(first.snapshot.scope())?;
-    eprintln!("keepline: holding, Ctrl-C ends it");
+    say!("keepline: holding, Ctrl-C ends it");
     let mut pause = plan::hold_pause(&first.snapshot);
     let mut status = consent::DONE;
     loop {
@@ -217,21 +285,21 @@ fn hold(args: &HoldArgs) -> anyhow::Result<u8> {
         }
         if stop.load(Ordering::Relaxed) {
             drop(holding);
-            eprintln!("keepline: no longer holding; entries run out by their own time");
+            say!("keepline: no longer holding; entries run out by their own time");
             return Ok(status);
         }
-        match round(&select, pause) {
+        match round(&mut looker, &select, pause) {
             Ok((renewed, seen)) => {
                 if renewed > 0 {
                     let sessions = counted(renewed, "entry", "entries");
-                    eprintln!("keepline: {sessions} renewed");
+                    say!("keepline: {sessions} renewed");
                 }
                 pause = plan::hold_pause(&seen.snapshot);
                 status = consent::DONE;
             }
             // A namespace that is being rebuilt, another Keepline at work: the next round does it.
             Err(error) => {
-                eprintln!("keepline: warning: {error:#}; trying again in {pause:?}");
+                say!("keepline: warning: {error:#}; trying again in {pause:?}");
                 status = IN_PART;
             }
         }
@@ -245,29 +313,34 @@ fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
     // when it is to be changed.
     let known = || keepline_node::answered_directly().ok().flatten();
     let plan = |seen: &Seen| Ok(plan::direct(&seen.snapshot, &seen.judgement, known().as_deref()));
-    let status = carry_out(&select, args.consent, plan)?;
-    if args.once || args.consent.dry_run {
-        return Ok(status);
-    }
+    let status = match carried_out(&select, args.consent, plan)? {
+        Outcome::Done(status) if !args.once => status,
+        Outcome::Done(status) | Outcome::Not(status) => return Ok(status),
+    };
     let Some(mut known) = known() else { return Ok(status) };
     let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
-    eprintln!("keepline: following the backends, Ctrl-C ends that");
+    say!("keepline: following the backends, Ctrl-C ends that");
     let mut tables = Tables { select, seen: None, balance: Balance::default() };
     while !stop.load(Ordering::Relaxed) {
         match follow(&known, &mut tables) {
-            Ok(Some(now)) => {
-                eprintln!("keepline: backends have changed");
+            Ok(Followed::Changed(now)) => {
+                say!("keepline: backends have changed");
                 known = now;
             }
-            Ok(None) => {}
+            Ok(Followed::Others(now)) => known = now,
+            Ok(Followed::Nothing) => {}
+            Ok(Followed::TakenOff) => {
+                say!("keepline: the programs were taken off: no longer following");
+                return Ok(status);
+            }
             Err(error) => {
-                eprintln!("keepline: warning: {error:#}; trying again");
+                say!("keepline: warning: {error:#}; trying again");
                 tables.seen = None;
             }
         }
         thread::sleep(Tables::PAUSE);
     }
-    eprintln!("keepline: no longer following; `keepline undo direct` takes the programs off");
+    say!("keepline: no longer following; `keepline undo direct` takes the programs off");
     Ok(status)
 }
 
@@ -305,13 +378,21 @@ impl Tables {
     }
 }
 
-/// Brings the programs up to date where the directors' tables have changed; what they answer for
-/// then. None where nothing has changed.
-fn follow(
-    known: &[plan::DirectService],
-    tables: &mut Tables,
-) -> anyhow::Result<Option<Vec<plan::DirectService>>> {
-    let Some(seen) = tables.news()? else { return Ok(None) };
+/// What became of the programs.
+enum Followed {
+    /// They answer as before.
+    Nothing,
+    /// They were brought up to date: for these.
+    Changed(Vec<plan::DirectService>),
+    /// Another Keepline has changed what they answer for, to this.
+    Others(Vec<plan::DirectService>),
+    /// There are none any more.
+    TakenOff,
+}
+
+/// Brings the programs up to date where the directors' tables have changed.
+fn follow(known: &[plan::DirectService], tables: &mut Tables) -> anyhow::Result<Followed> {
+    let Some(seen) = tables.news()? else { return Ok(Followed::Nothing) };
     if let Some(missed) = seen.snapshot.incomplete.first() {
         return Err(fault(
             format!("not seen: {}: {}", missed.what, missed.why),
@@ -320,19 +401,24 @@ fn follow(
     }
     let wished = plan::follow(&seen.snapshot, &seen.judgement, known);
     if wished.changes.is_empty() {
-        return Ok(None);
+        return Ok(Followed::Nothing);
     }
-    let go_on = AtomicBool::new(false);
-    let report = keepline_node::act(&mut consent::exclusive()?, &wished, &go_on)?;
+    let mut exclusive = consent::exclusive()?;
+    match keepline_node::answered_directly()? {
+        None => return Ok(Followed::TakenOff),
+        Some(now) if now != known => return Ok(Followed::Others(now)),
+        Some(_) => {}
+    }
+    let report = keepline_node::act(&mut exclusive, &wished, &AtomicBool::new(false))?;
     if let Some(error) = report.steps.into_iter().find_map(|step| step.result.err()) {
         return Err(fault(error.to_string(), "`keepline undo direct` takes the programs off"));
     }
-    Ok(keepline_node::answered_directly()?)
+    Ok(keepline_node::answered_directly()?.map_or(Followed::TakenOff, Followed::Changed))
 }
 
 /// One round: entries that would run out before the one after the next get their full time.
-fn round(select: &Select, pause: Duration) -> anyhow::Result<(usize, Seen)> {
-    let seen = Seen::take(select)?;
+fn round(looker: &mut Looker, select: &Select, pause: Duration) -> anyhow::Result<(usize, Seen)> {
+    let seen = looker.look(select)?;
     let wish = HoldWish { lifetime: None, due_within: Some(pause * 2 + Duration::from_secs(1)) };
     let wished = plan::hold(&seen.snapshot, &seen.judgement, wish);
     let mut renewed = 0;

@@ -27,7 +27,7 @@ pub fn run(args: &CaptureArgs) -> anyhow::Result<u8> {
     } else {
         let name = args.file.display();
         save(&snapshot, &args.file).with_context(|| format!("write {name}"))?;
-        eprintln!(
+        say!(
             "keepline: wrote {}: {}, {}, {}",
             text::escape(&name.to_string(), text::SENTENCE),
             counted(snapshot.namespaces.len(), "namespace", "namespaces"),

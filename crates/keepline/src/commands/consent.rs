@@ -58,14 +58,13 @@ pub(super) fn question(consent: ConsentArgs) -> anyhow::Result<Decision> {
             "--yes does it without asking, --dry-run only shows it",
         ));
     }
-    eprint!("Do this? [y/N] ");
-    io::stderr().flush().context("ask")?;
+    write!(io::stderr(), "Do this? [y/N] ").context("ask")?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).context("read the answer")?;
     if ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) {
         return Ok(Decision::Go);
     }
-    eprintln!("keepline: nothing was changed");
+    say!("keepline: nothing was changed");
     Ok(Decision::Stop(IN_PART))
 }
 
@@ -118,7 +117,7 @@ pub(super) fn report(
             }
             Err(obstacle) => {
                 let why = text::escape(&obstacle.to_string(), text::SENTENCE);
-                eprintln!("keepline: error: {name}: {object}: {why}");
+                say!("keepline: error: {name}: {object}: {why}");
             }
         }
     }

@@ -54,7 +54,7 @@ pub fn policy(args: &PolicyArgs) -> anyhow::Result<u8> {
     let topology = match &args.from {
         Some(file) => select::snapshot(Some(file), &Select::default(), Owners::Nobody)?.topology,
         None => keepline_node::topology().unwrap_or_else(|why| {
-            eprintln!("keepline: warning: networks and services are not known: {why}");
+            say!("keepline: warning: networks and services are not known: {why}");
             None
         }),
     };

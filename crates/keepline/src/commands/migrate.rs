@@ -231,7 +231,7 @@ impl Job<'_> {
             output::print(&format!("{plan}\nNothing was changed.\n"))?;
             return Ok(DONE);
         }
-        eprint!("{plan}");
+        say!("{}", plan.trim_end_matches('\n'));
         if let Decision::Stop(status) = consent::question(self.args.consent)? {
             return Ok(status);
         }
@@ -256,7 +256,7 @@ impl Job<'_> {
         match outcome {
             Outcome::Done { warnings } => {
                 for warning in warnings {
-                    eprintln!("keepline: warning: {}", text::escape(warning, text::SENTENCE));
+                    say!("keepline: warning: {}", text::escape(warning, text::SENTENCE));
                 }
                 output::print(&format!("{name} is in mode {goal}.\n"))?;
                 // New tasks may have got the addresses of old ones.
@@ -267,19 +267,16 @@ impl Job<'_> {
             }
             Outcome::RolledBack { why } => {
                 let why = text::escape(&why.to_string(), text::SENTENCE);
-                eprintln!("keepline: error: {why}");
-                eprintln!(
-                    "help: {name} is in mode {} as before; nothing is left over",
-                    goal.other()
-                );
+                say!("keepline: error: {why}");
+                say!("help: {name} is in mode {} as before; nothing is left over", goal.other());
                 Ok(IN_PART)
             }
             Outcome::Stopped { why, .. }
                 if self.look(engine).is_ok_and(|it| it.copy.is_none() && it.service.is_some()) =>
             {
                 let why = text::escape(&why.to_string(), text::SENTENCE);
-                eprintln!("keepline: error: {why}");
-                eprintln!("help: nothing was changed");
+                say!("keepline: error: {why}");
+                say!("help: nothing was changed");
                 Ok(IN_PART)
             }
             Outcome::Stopped { why, back } => {

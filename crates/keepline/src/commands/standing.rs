@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use keepline_core::plan::journal::Standing;
-use keepline_core::plan::{self, Action};
+use keepline_core::plan::{self, Action, Selected};
 use keepline_core::report::plan as rendered;
 use keepline_core::report::status::{self, Applied};
 use keepline_guard::{Config, FILE, control};
@@ -13,6 +13,7 @@ use keepline_node::{Now, Owners};
 use super::consent::{self, DONE, Decision, IN_PART};
 use crate::args::Output;
 use crate::args::act::{StatusArgs, UndoArgs};
+use crate::fault::fault;
 use crate::output;
 use crate::signals::{self, SIGINT, SIGTERM};
 
@@ -23,43 +24,64 @@ use crate::signals::{self, SIGINT, SIGTERM};
 pub fn undo(args: &UndoArgs) -> anyhow::Result<u8> {
     let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
     let mut exclusive = (!args.consent.dry_run).then(consent::exclusive).transpose()?;
-    let mut standing = match &exclusive {
+    let select = args.select.to_select();
+    let snapshot = match select.is_everything() {
+        true => None,
+        false => Some(keepline_node::observe(&select, Owners::MostUrgent(0))?),
+    };
+    let meant = |mut standing: Vec<Standing>| {
+        if let Some(strategy) = args.strategy {
+            standing.retain(|it| it.action == strategy.action());
+        }
+        match &snapshot {
+            Some(snapshot) => plan::selected(standing, snapshot),
+            None => Selected { standing, shared: Vec::new() },
+        }
+    };
+    let Selected { standing, shared } = meant(match &exclusive {
         Some(exclusive) => exclusive.standing(),
         None => run::standing()?,
-    };
-    if let Some(strategy) = args.strategy {
-        standing.retain(|it| it.action == strategy.action());
+    });
+    for (object, _) in shared.iter().map(|it| it.change.what.describe()) {
+        say!(
+            "keepline: warning: {object}: of others than what is selected, too; as a whole it is \
+             taken back by `keepline undo` without a selection"
+        );
     }
-    let select = args.select.to_select();
-    if !select.is_everything() {
-        let snapshot = keepline_node::observe(&select, Owners::MostUrgent(0))?;
-        standing.retain(|it| {
-            let mut namespaces = snapshot.namespaces.iter();
-            namespaces.any(|at| it.change.place.is(at.inode, at.cookie) && snapshot.concerns(at))
-        });
-    }
+    let status = if shared.is_empty() { DONE } else { IN_PART };
     if standing.is_empty() {
         output::print("undo: nothing to change.\n")?;
-        return Ok(DONE);
+        return Ok(status);
     }
     let undos = plan::undo(&standing);
     let text = rendered::changes(undos.iter().map(|it| &it.change), None, output::style());
     output::print(&format!("undo: back to what was there\n{text}"))?;
     if args.consent.dry_run {
-        return Ok(DONE);
+        return Ok(status);
     }
     if standing.iter().any(|it| it.by.guard) && guard().is_some() {
-        eprintln!(
+        say!(
             "keepline: warning: the guard did some of this by its policy, and will do it again: \
              `keepline policy` shows where it says so"
         );
     }
+    // Not while somebody thinks about it: a guard would have to wait, and could hold nothing.
+    exclusive.take_if(|_| !args.consent.yes);
     if consent::question(args.consent)? != Decision::Go {
         return Ok(IN_PART);
     }
-    let Some(exclusive) = &mut exclusive else { return Ok(DONE) };
+    let exclusive = match &mut exclusive {
+        Some(exclusive) => exclusive,
+        none => none.insert(consent::exclusive()?),
+    };
+    if plan::undo(&meant(exclusive.standing()).standing) != undos {
+        return Err(fault(
+            "what stands has changed meanwhile: nothing was taken back",
+            "see what stands now: keepline status",
+        ));
+    }
     let report = keepline_node::undo(exclusive, &undos, &stop);
-    consent::report(report, false, None)
+    consent::report(report, !shared.is_empty(), None)
 }
 
 /// `keepline status`
@@ -92,7 +114,7 @@ fn guard() -> Option<status::Guard> {
     let told = match control::ask(&control::socket(&config)) {
         Ok(told) => told?,
         Err(error) => {
-            eprintln!("keepline: warning: the guard was not asked: {error}");
+            say!("keepline: warning: the guard was not asked: {error}");
             return None;
         }
     };

@@ -23,17 +23,17 @@ impl Teller {
             Progress::Step(number, all, what) => {
                 let count = format!("[{number}/{all}] ");
                 self.indent = count.len();
-                eprintln!("{count}{}", text::escape(what, text::SENTENCE));
+                say!("{count}{}", text::escape(what, text::SENTENCE));
             }
             Progress::Waiting(what) => {
                 let what = text::escape(what, text::SENTENCE);
-                eprintln!("{}{what}", " ".repeat(self.indent));
+                say!("{}{what}", " ".repeat(self.indent));
             }
             Progress::Note(what) => {
-                eprintln!("keepline: note: {}", text::escape(what, text::SENTENCE));
+                say!("keepline: note: {}", text::escape(what, text::SENTENCE));
             }
             Progress::Back(why) => {
-                eprintln!("keepline: going back: {}", text::escape(why, text::SENTENCE));
+                say!("keepline: going back: {}", text::escape(why, text::SENTENCE));
             }
         }
     }
@@ -81,7 +81,7 @@ pub fn plan(
 /// Why it does not begin, and the ways out.
 pub fn refusals(refusals: &[Refusal]) {
     for refusal in refusals {
-        eprintln!("keepline: error: {}", text::escape(&refusal.what, text::SENTENCE));
+        say!("keepline: error: {}", text::escape(&refusal.what, text::SENTENCE));
         for (index, line) in refusal.help.iter().enumerate() {
             let line = text::escape(line, text::COMMAND);
             // Lines to be copied keep their place.
@@ -90,21 +90,21 @@ pub fn refusals(refusals: &[Refusal]) {
                 (_, false) => "      ",
                 (_, true) => "    ",
             };
-            eprintln!("{lead}{line}");
+            say!("{lead}{line}");
         }
     }
-    eprintln!("keepline: nothing was changed");
+    say!("keepline: nothing was changed");
 }
 
 /// A run ended on the way.
 pub fn stopped(name: &str, why: &Stop, back: Option<&Stop>) {
     let escaped = |stop: &Stop| text::escape(&stop.to_string(), text::SENTENCE);
-    eprintln!("keepline: error: {}", escaped(why));
+    say!("keepline: error: {}", escaped(why));
     if let Some(back) = back {
-        eprintln!("keepline: error: and going back: {}", escaped(back));
+        say!("keepline: error: and going back: {}", escaped(back));
     }
     if matches!(why, Stop::NameTaken(_)) {
-        eprintln!("help: remove that service if it is of no use; nothing was changed");
+        say!("help: remove that service if it is of no use; nothing was changed");
         return;
     }
     commands(name);
@@ -113,34 +113,32 @@ pub fn stopped(name: &str, why: &Stop, back: Option<&Stop>) {
 /// What to type on any manager.
 fn commands(name: &str) {
     let name = text::escape(name, text::NAME);
-    eprintln!("help: go on, or go back, on any manager:");
-    eprintln!("        keepline migrate {name} --resume");
-    eprintln!("        keepline migrate {name} --rollback");
+    say!("help: go on, or go back, on any manager:");
+    say!("        keepline migrate {name} --resume");
+    say!("        keepline migrate {name} --rollback");
 }
 
 /// The service is away and its copy there: somebody began.
 pub fn begun(name: &str) {
     let shown = text::escape(name, text::NAME);
-    eprintln!("keepline: error: a migration of {shown} has begun and not ended");
+    say!("keepline: error: a migration of {shown} has begun and not ended");
     commands(name);
 }
 
 /// There is nothing to take up.
 pub fn nothing(name: &str, mode: Option<Mode>) {
     let name = text::escape(name, text::NAME);
-    eprintln!("keepline: error: no migration of {name} has begun and not ended");
+    say!("keepline: error: no migration of {name} has begun and not ended");
     if let Some(mode) = mode {
         let other = mode.other();
-        eprintln!(
-            "help: it is in mode {mode}; `keepline migrate {name} --to {other}` changes that"
-        );
+        say!("help: it is in mode {mode}; `keepline migrate {name} --to {other}` changes that");
     }
 }
 
 /// What is to be taken up goes elsewhere.
 pub fn other_way(name: &str, to: Mode) {
     let shown = text::escape(name, text::NAME);
-    eprintln!("keepline: error: the migration of {shown} that has begun is one to {to}");
+    say!("keepline: error: the migration of {shown} that has begun is one to {to}");
     commands(name);
 }
 
@@ -149,9 +147,9 @@ pub fn still_bound(clients: &[String]) {
     if clients.is_empty() {
         return;
     }
-    eprintln!("keepline: warning: clients on this node still have sessions to what is gone:");
+    say!("keepline: warning: clients on this node still have sessions to what is gone:");
     for client in clients {
-        eprintln!("  {client}");
+        say!("  {client}");
     }
-    eprintln!("help: they end with an error when they are used; restart what does not try again");
+    say!("help: they end with an error when they are used; restart what does not try again");
 }

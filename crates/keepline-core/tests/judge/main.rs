@@ -4,6 +4,7 @@
 
 mod build;
 mod directors;
+mod guarding;
 mod lifetimes;
 mod names;
 mod plans;

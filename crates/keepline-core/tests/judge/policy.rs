@@ -28,29 +28,29 @@ fn layer(pairs: &[(&str, &str)]) -> Layer {
     layer
 }
 
-fn rules(pairs: &[(&str, &str)]) -> Rules {
+pub fn rules(pairs: &[(&str, &str)]) -> Rules {
     Rules { everything: layer(pairs), ..Rules::default() }
 }
 
-fn policies(rules: &Rules, topology: &Topology) -> Policies {
+pub fn policies(rules: &Rules, topology: &Topology) -> Policies {
     let (policies, invalid) = Policies::of(rules, Some(topology), &mut Remembered::default());
     assert_eq!(invalid, []);
     policies
 }
 
-fn label(topology: &mut Topology, key: &str, value: &str) {
+pub fn label(topology: &mut Topology, key: &str, value: &str) {
     let key = format!("keepline.{key}");
     topology.services[0].labels.insert(key, value.to_owned());
 }
 
 /// A look at a Swarm node, its names, and what `policies` make of it.
-fn pass(mut snapshot: Snapshot, policies: &Policies, in_force: &InForce) -> Pass {
+pub fn pass(mut snapshot: Snapshot, policies: &Policies, in_force: &InForce) -> Pass {
     snapshot.join(topology());
     let judgement = judge(&snapshot, &Options::default());
     pass_of(&mut snapshot, judgement, policies, in_force)
 }
 
-fn pass_of(
+pub fn pass_of(
     snapshot: &mut Snapshot,
     judgement: Judgement,
     policies: &Policies,
@@ -60,18 +60,18 @@ fn pass_of(
     reconcile(snapshot, judgement, policies, in_force, &Memory::default(), due)
 }
 
-fn planned(pass: &Pass) -> Vec<(Action, usize)> {
+pub fn planned(pass: &Pass) -> Vec<(Action, usize)> {
     pass.plans.iter().map(|plan| (plan.action, plan.changes.len())).collect()
 }
 
-fn standing(change: Change, action: Action, guard: bool) -> Standing {
+pub fn standing(change: Change, action: Action, guard: bool) -> Standing {
     let (user, command) = ("root".to_owned(), "keepline".to_owned());
     let by = By { pid: 1, user, command, guard };
     let at = jiff::Timestamp::UNIX_EPOCH;
     Standing { id: 1, step: 0, at, action, by, change, finished: true }
 }
 
-fn alive() -> Snapshot {
+pub fn alive() -> Snapshot {
     swarm(Some(entry(300)))
 }
 
@@ -192,7 +192,7 @@ fn a_service_may_be_held_in_a_network_that_is_not() {
     assert_eq!(judgement.summary.safe, 1, "{:?}", judgement.sessions);
 }
 
-fn timeouts(tcp: u64) -> Change {
+pub fn timeouts(tcp: u64) -> Change {
     let snapshot = alive();
     let before = snapshot.namespaces[DIRECTOR].ipvs.as_ref().unwrap().timeouts;
     let after = keepline_core::snapshot::Timeouts { tcp: seconds(tcp), ..before };
@@ -202,7 +202,7 @@ fn timeouts(tcp: u64) -> Change {
     }
 }
 
-fn with_timeout(tcp: u64) -> Snapshot {
+pub fn with_timeout(tcp: u64) -> Snapshot {
     let mut snapshot = alive();
     snapshot.namespaces[DIRECTOR].ipvs.as_mut().unwrap().timeouts.tcp = seconds(tcp);
     snapshot
@@ -311,7 +311,7 @@ fn published_ports_are_rehashed_and_other_directors_left_to_their_owners() {
 }
 
 /// The same with a second service, `web`, at 10.0.1.9.
-fn two_services() -> (Snapshot, Topology) {
+pub fn two_services() -> (Snapshot, Topology) {
     let mut topology = topology();
     let mut second = topology.networks[0].services[0].clone();
     second.name = "web".to_owned();

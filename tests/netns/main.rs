@@ -22,6 +22,7 @@ macro_rules! needs_root_and_nft {
 }
 
 mod act;
+mod asked;
 mod day;
 mod guard;
 mod lab;

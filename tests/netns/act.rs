@@ -315,16 +315,10 @@ fn without_a_journal_nothing_is_changed() {
     let lab = Lab::up("full", &["--sessions", "1", "--tcp-timeout", "60s"]);
     let before = settings(&lab.director);
     let apply = ["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"];
-    std::fs::create_dir_all(&run.0).unwrap();
-    let mount = |arguments: &[&str]| {
-        let (status, text) = output(Command::new(arguments[0]).args(&arguments[1..]));
-        assert_eq!(status, 0, "{text}");
-    };
-    let folder = run.0.to_str().unwrap().to_owned();
-    mount(&["mount", "-t", "tmpfs", "-o", "size=16k", "none", &folder]);
-    let _ = std::fs::write(Path::new(&folder).join("fill"), vec![b'x'; 64 * 1024]);
+    let small = Small::mount(&run);
+    small.fill();
     let (status, text) = run.keepline(&apply);
-    mount(&["umount", &folder]);
+    drop(small);
     assert_eq!(status, 2, "{text}");
     assert!(text.contains("No space left on device"), "{text}");
     assert_eq!(settings(&lab.director), before);
@@ -338,4 +332,106 @@ fn without_a_journal_nothing_is_changed() {
     assert_eq!(status, 2, "{text}");
     assert!(text.contains("Permission denied") && text.contains("root"), "{text}");
     assert_eq!(settings(&lab.director), before);
+}
+
+/// A small file system for the journal of a test.
+struct Small<'a>(&'a Path);
+
+impl<'a> Small<'a> {
+    fn mount(run: &'a Run) -> Self {
+        std::fs::create_dir_all(&run.0).unwrap();
+        let (status, text) = output(
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=16k", "none"]).arg(&run.0),
+        );
+        assert_eq!(status, 0, "{text}");
+        Self(&run.0)
+    }
+
+    /// Fills it up. Files that are there already can grow to the end of their page.
+    fn fill(&self) {
+        let _ = std::fs::write(self.0.join("fill"), vec![b'x'; 64 << 10]);
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.0.join("fill")).unwrap();
+    }
+
+    /// Makes the journal so long, by a record of nothing.
+    fn pad(&self, length: usize) {
+        let path = self.0.join("journal");
+        let mut text = std::fs::read_to_string(&path).unwrap_or_default();
+        text.push_str(r#"{"record":"done","id":0,"step":0,"error":null}"#);
+        let room = length - text.len() - 1;
+        std::fs::write(path, text + &" ".repeat(room) + "\n").unwrap();
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        output(Command::new("umount").arg(self.0));
+    }
+}
+
+const PAGE: usize = 4096;
+
+/// Wherever the journal ends for want of space: what was not made is said, and what was is known.
+#[test]
+fn a_journal_that_is_full_in_the_midst_leaves_nothing_unsaid() {
+    needs_root_and_nft!();
+    let run = Run::new("midst");
+    let lab = Lab::up("midst", &["--sessions", "1", "--tcp-timeout", "60s"]);
+    let before = settings(&lab.director);
+    let apply = ["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"];
+    let (mut refused, mut not_begun, mut no_end) = (0, 0, 0);
+    for room in (0..1100).step_by(50) {
+        let small = Small::mount(&run);
+        std::fs::write(run.0.join("lock"), "x").unwrap();
+        small.pad(PAGE - room);
+        small.fill();
+        let (status, text) = run.keepline(&apply);
+        let now = settings(&lab.director);
+        match status {
+            2 => {
+                assert_eq!(now, before, "{text}");
+                assert!(text.contains("No space left on device"), "{text}");
+                refused += 1;
+            }
+            1 => {
+                assert_ne!(now, before, "{text}");
+                assert!(text.contains("To take it back: keepline undo timeout"), "{text}");
+                no_end += usize::from(text.contains("made, but its end could not be written"));
+                not_begun += usize::from(text.contains("not made, since it could not be written"));
+            }
+            _ => assert_eq!(status, 0, "{text}"),
+        }
+        small.make_room();
+        run.done(&["undo", "--yes"]);
+        assert_eq!(settings(&lab.director), before, "{room}: {text}");
+        assert_eq!(run.done(&["status"]), "Nothing is applied.\n", "{room}: {text}");
+    }
+    let seen = [refused, not_begun, no_end];
+    assert!(seen.iter().all(|it| *it > 0), "{seen:?}");
+}
+
+#[test]
+fn what_is_taken_back_and_cannot_be_written_down_is_found_so() {
+    needs_root_and_nft!();
+    let run = Run::new("unwritten");
+    let lab = Lab::up("unwritten", &["--sessions", "1", "--tcp-timeout", "60s"]);
+    let before = settings(&lab.director);
+    let small = Small::mount(&run);
+    run.done(&["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"]);
+    assert_ne!(settings(&lab.director), before);
+    small.pad(PAGE);
+    small.fill();
+    let (status, text) = run.keepline(&["undo", "--yes"]);
+    assert_eq!(status, 1, "{text}");
+    assert!(text.contains("made, but its end could not be written down"), "{text}");
+    assert_eq!(settings(&lab.director), before, "{text}");
+    let status = run.done(&["status"]);
+    assert!(status.contains("as-before"), "{status}");
+    small.make_room();
+    run.done(&["undo", "--yes"]);
+    assert_eq!(settings(&lab.director), before);
+    assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
 }

@@ -158,7 +158,11 @@ pub(super) fn set_keepalive(
             drifted += 1;
             continue;
         }
-        pidfd::set_keepalive(&copy, &keepalive(change.after))?;
+        if let Err(error) = pidfd::set_keepalive(&copy, &keepalive(change.after)) {
+            // Half of them would be neither what was there nor what was wished.
+            let _ = pidfd::set_keepalive(&copy, &keepalive(is));
+            return Err(error.into());
+        }
         if settings(pidfd::keepalive(&copy)?) == change.after {
             set += 1;
         } else {
@@ -187,6 +191,19 @@ pub(super) fn set_keepalive(
         said.push(format!("{drifted} left alone: their owners have changed them since"));
     }
     Ok(said)
+}
+
+/// Whether any of them has what it shall have, and had not before.
+pub(super) fn is_any_set(place: &Place, changes: &[KeepaliveChange]) -> Result<bool, Obstacle> {
+    let Reached { copies, in_kernel } = reach(place, changes)?;
+    Ok(changes.iter().zip(copies).any(|(change, copy)| {
+        let is = match copy {
+            Some(copy) => pidfd::keepalive(&copy).ok().map(settings),
+            None => in_kernel.get(&change.socket.cookie).copied(),
+        };
+        // One half-way between the two counts, too.
+        is.is_some() && is != change.before
+    }))
 }
 
 /// How many of the sockets are open still.

@@ -43,10 +43,7 @@ fn held_sessions_survive_four_timeouts_and_not_their_sockets() {
     assert_eq!(seen["summary"]["safe"], 20, "{}", seen["summary"]);
     assert_eq!(entries(&lab.director), 20);
     // A client that dies without a word: its sockets close, its entries are held no longer.
-    in_netns(
-        &lab.client,
-        "nft add table ip mute; nft add chain ip mute out '{ type filter hook output priority 0; policy drop; }'",
-    );
+    mute(&lab);
     let pid = lab.client_pid.parse().unwrap();
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(pid).unwrap(),
@@ -90,6 +87,45 @@ fn touch_renews_and_leaves_the_sockets_as_they_were() {
     for session in json["sessions"].as_array().unwrap() {
         assert!(session["entry"]["expires_seconds"].as_f64().unwrap() > 15.0, "{session}");
     }
+}
+
+/// Drops whatever the clients of a lab send: nobody answers them.
+fn mute(lab: &Lab) {
+    in_netns(
+        &lab.client,
+        "nft add table ip mute; nft add chain ip mute out '{ type filter hook output priority 0; policy drop; }'",
+    );
+}
+
+/// Killed while it waits for answers, in both namespaces at once.
+#[test]
+fn a_touch_that_is_killed_stands_and_undo_gives_the_settings_back() {
+    needs_root_and_nft!();
+    let run = Run::new("touched");
+    let labs = ["t1", "t2"].map(|name| Lab::up(name, &["--sessions", "2", "--tcp-timeout", "90s"]));
+    let shown = |lab: &Lab| in_netns(&lab.client, "ss -Htno state established | sort");
+    let before = labs.each_ref().map(shown);
+    labs.iter().for_each(mute);
+    let select = ["--netns", &labs[0].client, "--netns", &labs[1].client];
+    let mut touch = run
+        .command(&[&["touch", "--yes"], &select[..]].concat())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let probed = |lab: &Lab| shown(lab).matches("timer:(keepalive").count() == 2;
+    wait_for("both are probed", || {
+        assert_eq!(touch.try_wait().unwrap(), None, "it has ended");
+        labs.iter().all(probed)
+    });
+    touch.kill().unwrap();
+    touch.wait().unwrap();
+    assert!(labs.iter().all(probed), "nobody has given them back");
+    let status = run.done(&["status"]);
+    assert!(status.contains("touch: since"), "{status}");
+    run.done(&["undo", "--yes"]);
+    assert_eq!(labs.each_ref().map(shown), before);
+    assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
 }
 
 #[test]
@@ -383,7 +419,9 @@ fn a_journal_that_is_full_in_the_midst_leaves_nothing_unsaid() {
     let before = settings(&lab.director);
     let apply = ["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"];
     let (mut refused, mut not_begun, mut no_end) = (0, 0, 0);
-    for room in (0..1100).step_by(50) {
+    // Less than the shortest record, the end of a change.
+    const STEP: usize = 35;
+    for room in (0..1100).step_by(STEP) {
         let small = Small::mount(&run);
         std::fs::write(run.0.join("lock"), "x").unwrap();
         small.pad(PAGE - room);

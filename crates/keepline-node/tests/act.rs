@@ -260,6 +260,25 @@ fn a_change_of_sockets_that_fails_half_way_stands() {
 }
 
 #[test]
+fn sockets_that_have_closed_are_counted_and_not_written_down() {
+    if !is_own_process("sockets_that_have_closed_are_counted_and_not_written_down") {
+        return;
+    }
+    let (one, other) = (Connection::new(), Connection::new());
+    let (open, closed) = (one.change(60), other.change(60));
+    drop(other);
+    let said = |sockets: Vec<KeepaliveChange>| {
+        let mut report = carry_out(Action::Keepalive, What::Keepalive { sockets });
+        report.steps.remove(0).result.unwrap()
+    };
+    const GONE: &str = "1 had closed, or could not be reached";
+    assert_eq!(said(vec![closed]), [GONE]);
+    assert_eq!(standing().unwrap(), []);
+    assert_eq!(said(vec![open, closed]), ["1 set", GONE]);
+    assert_all_is_back(&take_back(0));
+}
+
+#[test]
 fn a_change_that_fails_at_once_does_not_stand() {
     if !is_own_process("a_change_that_fails_at_once_does_not_stand") {
         return;

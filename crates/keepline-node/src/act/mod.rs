@@ -6,6 +6,7 @@ mod ipvs;
 mod programs;
 mod receiver;
 mod sockets;
+mod touch;
 
 use std::{
     collections::BTreeSet,
@@ -115,6 +116,9 @@ pub fn act(exclusive: &mut Exclusive, plan: &Plan, stop: &AtomicBool) -> Result<
     // Entries that are renewed every few seconds leave nothing to be taken back.
     let written = plan.action != Action::Hold || plan.changes.iter().any(|it| it.what.lasts());
     let id = if written { Some(exclusive.begin(plan.action)?) } else { None };
+    if let (Action::Touch, Some(id)) = (plan.action, id) {
+        return Ok(touch::all(exclusive, &places, id, plan, stop)?);
+    }
     let mut nothing_made = true;
     for (step, change) in plan.changes.iter().enumerate() {
         if stop.load(Ordering::Relaxed) {
@@ -169,11 +173,25 @@ fn one(
         Err(obstacle) => return Ok(Err(obstacle)),
     };
     let what = prepared.unwrap_or_else(|| change.what.clone());
+    let unreached = match (&change.what, &what) {
+        (What::Keepalive { sockets: all }, What::Keepalive { sockets }) => {
+            let unreached = sockets::unreached(all.len() - sockets.len());
+            if sockets.is_empty() {
+                return Ok(Ok(Vec::from_iter(unreached)));
+            }
+            unreached
+        }
+        _ => None,
+    };
     let written = Change { place: change.place.clone(), what };
     if let Some(id) = id {
         exclusive.intend(id, step, &written)?;
     }
     let result = inside(place, change, || make(place, &written.what, Way::There));
+    let result = result.map(|mut said| {
+        said.extend(unreached);
+        said
+    });
     let Some(id) = id else { return Ok(result) };
     if let Err(obstacle) = result {
         if is_in_part(place, &written, &obstacle) {
@@ -250,7 +268,8 @@ fn make(place: &Place, what: &What, way: Way) -> Result<Vec<String>, Obstacle> {
         }
         What::Entries { table: Table::Ipvs, entries } => receiver::remember(place, entries),
         What::Entries { table: Table::Conntrack, entries } => conntrack::remember(entries),
-        What::Touch { sockets } => sockets::touch(place, sockets),
+        // All of a plan at once, by `touch`.
+        What::Touch { .. } => Err(Obstacle::Refused("probes are no part of this".to_owned())),
         What::Abort { sockets } => sockets::abort(sockets),
         What::Disconnect { peers } => sockets::disconnect(peers),
     }

@@ -128,6 +128,29 @@ fn a_touch_that_is_killed_stands_and_undo_gives_the_settings_back() {
     assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
 }
 
+/// A copy of each socket is an open file: the soft limit is raised, and the hard one named.
+#[test]
+fn many_sockets_are_touched_as_far_as_open_files_go() {
+    needs_root_and_nft!();
+    let run = Run::new("files");
+    let lab = Lab::up("files", &["--sessions", "200", "--tcp-timeout", "90s"]);
+    sleep(Duration::from_secs(2));
+    let touch = |limit: &str| {
+        let program = run.command(&[]).get_program().to_owned();
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={limit}")).arg(program);
+        command.args(["touch", "--netns", &lab.client, "--yes"]).env("KEEPLINE_RUN", &run.0);
+        output(&mut command)
+    };
+    let (status, text) = touch("100:100");
+    assert_eq!(status, 1, "{text}");
+    assert!(text.contains("a process may have 100 open files"), "{text}");
+    let (status, text) = touch("100:4096");
+    assert_eq!(status, 0, "{text}");
+    assert!(text.contains("200 sockets: 200 answered"), "{text}");
+    assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
+}
+
 #[test]
 fn abort_ends_both_ends_and_only_of_lost_sessions() {
     needs_root_and_nft!();

@@ -43,10 +43,7 @@ fn held_sessions_survive_four_timeouts_and_not_their_sockets() {
     assert_eq!(seen["summary"]["safe"], 20, "{}", seen["summary"]);
     assert_eq!(entries(&lab.director), 20);
     // A client that dies without a word: its sockets close, its entries are held no longer.
-    in_netns(
-        &lab.client,
-        "nft add table ip mute; nft add chain ip mute out '{ type filter hook output priority 0; policy drop; }'",
-    );
+    mute(&lab);
     let pid = lab.client_pid.parse().unwrap();
     rustix::process::kill_process(
         rustix::process::Pid::from_raw(pid).unwrap(),
@@ -90,6 +87,68 @@ fn touch_renews_and_leaves_the_sockets_as_they_were() {
     for session in json["sessions"].as_array().unwrap() {
         assert!(session["entry"]["expires_seconds"].as_f64().unwrap() > 15.0, "{session}");
     }
+}
+
+/// Drops whatever the clients of a lab send: nobody answers them.
+fn mute(lab: &Lab) {
+    in_netns(
+        &lab.client,
+        "nft add table ip mute; nft add chain ip mute out '{ type filter hook output priority 0; policy drop; }'",
+    );
+}
+
+/// Killed while it waits for answers, in both namespaces at once.
+#[test]
+fn a_touch_that_is_killed_stands_and_undo_gives_the_settings_back() {
+    needs_root_and_nft!();
+    let run = Run::new("touched");
+    let labs = ["t1", "t2"].map(|name| Lab::up(name, &["--sessions", "2", "--tcp-timeout", "90s"]));
+    let shown = |lab: &Lab| in_netns(&lab.client, "ss -Htno state established | sort");
+    let before = labs.each_ref().map(shown);
+    labs.iter().for_each(mute);
+    let select = ["--netns", &labs[0].client, "--netns", &labs[1].client];
+    let mut touch = run
+        .command(&[&["touch", "--yes"], &select[..]].concat())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let probed = |lab: &Lab| shown(lab).matches("timer:(keepalive").count() == 2;
+    wait_for("both are probed", || {
+        assert_eq!(touch.try_wait().unwrap(), None, "it has ended");
+        labs.iter().all(probed)
+    });
+    touch.kill().unwrap();
+    touch.wait().unwrap();
+    assert!(labs.iter().all(probed), "nobody has given them back");
+    let status = run.done(&["status"]);
+    assert!(status.contains("touch: since"), "{status}");
+    run.done(&["undo", "--yes"]);
+    assert_eq!(labs.each_ref().map(shown), before);
+    assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
+}
+
+/// A copy of each socket is an open file: the soft limit is raised, and the hard one named.
+#[test]
+fn many_sockets_are_touched_as_far_as_open_files_go() {
+    needs_root_and_nft!();
+    let run = Run::new("files");
+    let lab = Lab::up("files", &["--sessions", "200", "--tcp-timeout", "90s"]);
+    sleep(Duration::from_secs(2));
+    let touch = |limit: &str| {
+        let program = run.command(&[]).get_program().to_owned();
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={limit}")).arg(program);
+        command.args(["touch", "--netns", &lab.client, "--yes"]).env("KEEPLINE_RUN", &run.0);
+        output(&mut command)
+    };
+    let (status, text) = touch("100:100");
+    assert_eq!(status, 1, "{text}");
+    assert!(text.contains("a process may have 100 open files"), "{text}");
+    let (status, text) = touch("100:4096");
+    assert_eq!(status, 0, "{text}");
+    assert!(text.contains("200 sockets: 200 answered"), "{text}");
+    assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
 }
 
 #[test]
@@ -315,16 +374,10 @@ fn without_a_journal_nothing_is_changed() {
     let lab = Lab::up("full", &["--sessions", "1", "--tcp-timeout", "60s"]);
     let before = settings(&lab.director);
     let apply = ["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"];
-    std::fs::create_dir_all(&run.0).unwrap();
-    let mount = |arguments: &[&str]| {
-        let (status, text) = output(Command::new(arguments[0]).args(&arguments[1..]));
-        assert_eq!(status, 0, "{text}");
-    };
-    let folder = run.0.to_str().unwrap().to_owned();
-    mount(&["mount", "-t", "tmpfs", "-o", "size=16k", "none", &folder]);
-    let _ = std::fs::write(Path::new(&folder).join("fill"), vec![b'x'; 64 * 1024]);
+    let small = Small::mount(&run);
+    small.fill();
     let (status, text) = run.keepline(&apply);
-    mount(&["umount", &folder]);
+    drop(small);
     assert_eq!(status, 2, "{text}");
     assert!(text.contains("No space left on device"), "{text}");
     assert_eq!(settings(&lab.director), before);
@@ -338,4 +391,108 @@ fn without_a_journal_nothing_is_changed() {
     assert_eq!(status, 2, "{text}");
     assert!(text.contains("Permission denied") && text.contains("root"), "{text}");
     assert_eq!(settings(&lab.director), before);
+}
+
+/// A small file system for the journal of a test.
+struct Small<'a>(&'a Path);
+
+impl<'a> Small<'a> {
+    fn mount(run: &'a Run) -> Self {
+        std::fs::create_dir_all(&run.0).unwrap();
+        let (status, text) = output(
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=16k", "none"]).arg(&run.0),
+        );
+        assert_eq!(status, 0, "{text}");
+        Self(&run.0)
+    }
+
+    /// Fills it up. Files that are there already can grow to the end of their page.
+    fn fill(&self) {
+        let _ = std::fs::write(self.0.join("fill"), vec![b'x'; 64 << 10]);
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.0.join("fill")).unwrap();
+    }
+
+    /// Makes the journal so long, by a record of nothing.
+    fn pad(&self, length: usize) {
+        let path = self.0.join("journal");
+        let mut text = std::fs::read_to_string(&path).unwrap_or_default();
+        text.push_str(r#"{"record":"done","id":0,"step":0,"error":null}"#);
+        let room = length - text.len() - 1;
+        std::fs::write(path, text + &" ".repeat(room) + "\n").unwrap();
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        output(Command::new("umount").arg(self.0));
+    }
+}
+
+const PAGE: usize = 4096;
+
+/// Wherever the journal ends for want of space: what was not made is said, and what was is known.
+#[test]
+fn a_journal_that_is_full_in_the_midst_leaves_nothing_unsaid() {
+    needs_root_and_nft!();
+    let run = Run::new("midst");
+    let lab = Lab::up("midst", &["--sessions", "1", "--tcp-timeout", "60s"]);
+    let before = settings(&lab.director);
+    let apply = ["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"];
+    let (mut refused, mut not_begun, mut no_end) = (0, 0, 0);
+    // Less than the shortest record, the end of a change.
+    const STEP: usize = 35;
+    for room in (0..1100).step_by(STEP) {
+        let small = Small::mount(&run);
+        std::fs::write(run.0.join("lock"), "x").unwrap();
+        small.pad(PAGE - room);
+        small.fill();
+        let (status, text) = run.keepline(&apply);
+        let now = settings(&lab.director);
+        match status {
+            2 => {
+                assert_eq!(now, before, "{text}");
+                assert!(text.contains("No space left on device"), "{text}");
+                refused += 1;
+            }
+            1 => {
+                assert_ne!(now, before, "{text}");
+                assert!(text.contains("To take it back: keepline undo timeout"), "{text}");
+                no_end += usize::from(text.contains("made, but its end could not be written"));
+                not_begun += usize::from(text.contains("not made, since it could not be written"));
+            }
+            _ => assert_eq!(status, 0, "{text}"),
+        }
+        small.make_room();
+        run.done(&["undo", "--yes"]);
+        assert_eq!(settings(&lab.director), before, "{room}: {text}");
+        assert_eq!(run.done(&["status"]), "Nothing is applied.\n", "{room}: {text}");
+    }
+    let seen = [refused, not_begun, no_end];
+    assert!(seen.iter().all(|it| *it > 0), "{seen:?}");
+}
+
+#[test]
+fn what_is_taken_back_and_cannot_be_written_down_is_found_so() {
+    needs_root_and_nft!();
+    let run = Run::new("unwritten");
+    let lab = Lab::up("unwritten", &["--sessions", "1", "--tcp-timeout", "60s"]);
+    let before = settings(&lab.director);
+    let small = Small::mount(&run);
+    run.done(&["apply", "timeout", "--tcp", "2h", "--netns", &lab.director, "--yes"]);
+    assert_ne!(settings(&lab.director), before);
+    small.pad(PAGE);
+    small.fill();
+    let (status, text) = run.keepline(&["undo", "--yes"]);
+    assert_eq!(status, 1, "{text}");
+    assert!(text.contains("made, but its end could not be written down"), "{text}");
+    assert_eq!(settings(&lab.director), before, "{text}");
+    let status = run.done(&["status"]);
+    assert!(status.contains("as-before"), "{status}");
+    small.make_room();
+    run.done(&["undo", "--yes"]);
+    assert_eq!(settings(&lab.director), before);
+    assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
 }

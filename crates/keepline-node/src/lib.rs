@@ -6,6 +6,7 @@ mod complete;
 mod engine;
 mod error;
 mod glance;
+mod journal;
 mod marks;
 mod owners;
 mod parallel;

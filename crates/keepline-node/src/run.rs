@@ -3,9 +3,8 @@
 //! that it is about, it does not outlive a boot.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufReader, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -22,11 +21,15 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::journal::{self, Journal};
+
 /// The folder, unless [`VARIABLE`] names another.
 pub const FOLDER: &str = "/run/keepline";
 /// Names an environment variable: another folder, for tests.
 pub const VARIABLE: &str = "KEEPLINE_RUN";
 
+/// The journal's file in it.
+const JOURNAL: &str = "journal";
 /// So long another Keepline is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -73,7 +76,7 @@ pub fn folder() -> PathBuf {
     std::env::var_os(VARIABLE).map_or_else(|| PathBuf::from(FOLDER), PathBuf::from)
 }
 
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunError {
+pub(crate) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunError {
     let path = path.to_owned();
     move |source| RunError::File { operation, path, source }
 }
@@ -82,8 +85,7 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Run
 #[derive(Debug)]
 pub struct Exclusive {
     folder: PathBuf,
-    records: Vec<Record>,
-    journal: File,
+    journal: Journal,
     guard: bool,
     // Held for as long as this lives; the kernel lets go of it when the process ends.
     _lock: File,
@@ -98,15 +100,8 @@ impl Exclusive {
         let folder = folder();
         make(&folder)?;
         let lock = lock(&folder.join("lock"), PATIENCE)?;
-        let path = folder.join("journal");
-        let records = compacted(&path, read_journal(&path)?)?;
-        let journal = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed("open", &path))?;
-        Ok(Self { folder, records, journal, guard: false, _lock: lock })
+        let journal = Journal::open(folder.join(JOURNAL))?;
+        Ok(Self { folder, journal, guard: false, _lock: lock })
     }
 
     /// The same for the guard: what it changes is told apart from what people do.
@@ -120,7 +115,7 @@ impl Exclusive {
     /// The lasting changes that stand.
     #[must_use]
     pub fn standing(&self) -> Vec<Standing> {
-        plan::journal::standing(&self.records)
+        plan::journal::standing(self.journal.records())
     }
 
     /// Begins a plan; its number.
@@ -128,15 +123,15 @@ impl Exclusive {
     /// # Errors
     /// When the journal cannot be written.
     pub fn begin(&mut self, action: Action) -> Result<u64, RunError> {
-        let id = plan::journal::next_id(&self.records);
+        let id = plan::journal::next_id(self.journal.records());
         let by = By { guard: self.guard, ..me() };
-        self.write(Record::Begin { id, at: jiff::Timestamp::now(), action, by })?;
+        self.journal.write(Record::Begin { id, at: jiff::Timestamp::now(), action, by })?;
         Ok(id)
     }
 
     /// Writes down that a change will be made now.
     pub(crate) fn intend(&mut self, id: u64, step: usize, change: &Change) -> Result<(), RunError> {
-        self.write(Record::Change { id, step, change: change.clone() })
+        self.journal.write(Record::Change { id, step, change: change.clone() })
     }
 
     /// Writes down what came of it.
@@ -146,12 +141,12 @@ impl Exclusive {
         step: usize,
         error: Option<String>,
     ) -> Result<(), RunError> {
-        self.write(Record::Done { id, step, error })
+        self.journal.write(Record::Done { id, step, error })
     }
 
     /// Writes down that it is undone.
     pub(crate) fn undone(&mut self, id: u64, step: usize) -> Result<(), RunError> {
-        self.write(Record::Undone { id, step, at: jiff::Timestamp::now() })
+        self.journal.write(Record::Undone { id, step, at: jiff::Timestamp::now() })
     }
 
     /// Writes down that a change is nobody's any more, as it was set otherwise since.
@@ -160,20 +155,6 @@ impl Exclusive {
     /// When the journal cannot be written.
     pub fn give_up(&mut self, id: u64, step: usize) -> Result<(), RunError> {
         self.undone(id, step)
-    }
-
-    fn write(&mut self, record: Record) -> Result<(), RunError> {
-        let path = self.folder.join("journal");
-        let mut line = serde_json::to_vec(&record).map_err(|source| RunError::Malformed {
-            path: path.clone(),
-            line: 0,
-            source,
-        })?;
-        line.push(b'\n');
-        // One write: a line is there whole or, on a full file system, not at all.
-        self.journal.write_all(&line).map_err(failed("write", &path))?;
-        self.records.push(record);
-        Ok(())
     }
 
     /// Keeps where sessions go, for a later `heal`.
@@ -253,31 +234,9 @@ fn user(uid: u32) -> String {
 /// What stands, for those who only want to know. Empty where nothing was ever done.
 ///
 /// # Errors
-/// When the journal is there and cannot be read.
+/// When the journal is there and cannot be read. What is being written meanwhile is not there yet.
 pub fn standing() -> Result<Vec<Standing>, RunError> {
-    Ok(squashed(plan::journal::standing(&read_journal(&folder().join("journal"))?)))
-}
-
-fn read_journal(path: &Path) -> Result<Vec<Record>, RunError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed("open", path)(error)),
-    };
-    let mut records = Vec::new();
-    let lines: Vec<String> =
-        BufReader::new(file).lines().collect::<Result<_, _>>().map_err(failed("read", path))?;
-    for (at, line) in lines.iter().enumerate() {
-        match serde_json::from_str(line) {
-            Ok(record) => records.push(record),
-            // What was being written when the file system was full, or the process was killed.
-            Err(_) if line.is_empty() || at + 1 == lines.len() => {}
-            Err(source) => {
-                return Err(RunError::Malformed { path: path.to_owned(), line: at + 1, source });
-            }
-        }
-    }
-    Ok(records)
+    Ok(squashed(plan::journal::standing(&journal::read(&folder().join(JOURNAL))?)))
 }
 
 fn me() -> By {
@@ -292,53 +251,12 @@ fn me() -> By {
     }
 }
 
-/// A journal of more records than this is made anew from what stands, and one of more bytes: what was
-/// done and undone long ago need not be kept for ever.
-const LONG: usize = 4_000;
-const LARGE: u64 = 4 << 20;
-
-/// The same with less. Whoever follows something that changes for months leaves one record of it.
-fn compacted(path: &Path, records: Vec<Record>) -> Result<Vec<Record>, RunError> {
-    let standing = plan::journal::standing(&records);
-    let changes = standing.len();
-    let standing = squashed(standing);
-    let large = || fs::metadata(path).is_ok_and(|it| it.len() > LARGE);
-    if standing.len() == changes && records.len() <= LONG && !large() {
-        return Ok(records);
-    }
-    let (mut kept, mut begun) = (Vec::new(), BTreeSet::new());
-    for it in standing {
-        let Standing { id, step, at, action, by, change, finished } = it;
-        if begun.insert(id) {
-            kept.push(Record::Begin { id, at, action, by });
-        }
-        kept.push(Record::Change { id, step, change });
-        if finished {
-            kept.push(Record::Done { id, step, error: None });
-        }
-    }
-    if kept.len() == records.len() {
-        return Ok(records);
-    }
-    let mut text = Vec::new();
-    for record in &kept {
-        serde_json::to_writer(&mut text, record).map_err(|source| RunError::Malformed {
-            path: path.to_owned(),
-            line: 0,
-            source,
-        })?;
-        text.push(b'\n');
-    }
-    write_beside(path, |out| out.write_all(&text))?;
-    Ok(kept)
-}
-
 /// Writes a file beside, and gives it the name when it is whole.
 fn replace(path: &Path, value: &impl Serialize) -> Result<(), RunError> {
     write_beside(path, |out| Ok(serde_json::to_writer(out, value)?))
 }
 
-fn write_beside(
+pub(crate) fn write_beside(
     path: &Path,
     fill: impl FnOnce(&mut io::BufWriter<File>) -> io::Result<()>,
 ) -> Result<(), RunError> {

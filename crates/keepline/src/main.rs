@@ -15,11 +15,13 @@ mod signals;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use args::{Args, Command};
 use plugin::Call;
 
 fn main() -> ExitCode {
+    raise_open_files();
     let status = match plugin::call(std::env::args_os()) {
         Call::Metadata => output::print(&plugin::metadata()),
         Call::Run { name, arguments } => {
@@ -35,6 +37,13 @@ fn main() -> ExitCode {
         fault::report(&error);
         2
     }))
+}
+
+/// A copy of each socket that is looked into is an open file, and 1024 are the usual limit. What may
+/// be had without asking is taken; where that fails, the limit is named when it is met.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn run(command: Command) -> anyhow::Result<u8> {

@@ -82,7 +82,7 @@ pub struct Standing {
     pub by: By,
     /// The change.
     pub change: Change,
-    /// Whether its end was written down; if not, it may or may not have been made.
+    /// Whether its end was written down; if not, it may have been made, or a part of it, or nothing.
     pub finished: bool,
 }
 

@@ -103,10 +103,14 @@ pub(super) fn set_scheduler(
         return Ok(());
     }
     let (before, wanted) = (format!("{before:?}"), format!("{after:?}"));
-    for mut service in found {
-        if !due(&object, &of(&service), &before, &wanted)? {
-            continue;
+    // All are looked at before the first is changed.
+    let mut to_change = Vec::new();
+    for service in found {
+        if due(&object, &of(&service), &before, &wanted)? {
+            to_change.push(service);
         }
+    }
+    for mut service in to_change {
         service.scheduler.clone_from(&after.scheduler);
         service.flags = ipvs::ServiceFlags(after.flags);
         let request = ipvs::set_service(family, &service, 5);

@@ -6,8 +6,10 @@ mod ipvs;
 mod programs;
 mod receiver;
 mod sockets;
+mod touch;
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -57,6 +59,22 @@ pub enum Obstacle {
     /// It is not possible here.
     #[error("{0}")]
     Refused(String),
+    /// Something failed after a part of it was made: it stands, for `undo` to look at.
+    #[error("made in part: {0}")]
+    InPart(Box<Obstacle>),
+    /// What cannot be written down is not begun.
+    #[error("not made, since it could not be written down: {0}")]
+    NotBegun(RunError),
+    /// It was made, and stands as if it were not finished.
+    #[error("made, but its end could not be written down: {0}")]
+    EndUnwritten(RunError),
+}
+
+impl Obstacle {
+    /// Whether all is as it was found.
+    fn nothing_made(&self) -> bool {
+        matches!(self, Self::Drifted { .. } | Self::Gone)
+    }
 }
 
 /// What came of one change.
@@ -73,7 +91,7 @@ pub struct Step {
 pub struct Report {
     /// In the order of the plan.
     pub steps: Vec<Step>,
-    /// So many changes were not begun, since it was to stop.
+    /// So many changes were not begun, since it was to stop, or nothing could be written down.
     pub left: usize,
 }
 
@@ -88,8 +106,7 @@ impl Report {
 /// Carries out a plan: every change, even where another fails. `stop` ends it between two changes.
 ///
 /// # Errors
-/// When the journal cannot be written, or no namespace can be found: what was done until then is
-/// in the journal.
+/// When no namespace can be found, or the journal cannot be written before anything is made.
 pub fn act(exclusive: &mut Exclusive, plan: &Plan, stop: &AtomicBool) -> Result<Report, ActError> {
     let places = place::all()?;
     let mut report = Report::default();
@@ -99,13 +116,27 @@ pub fn act(exclusive: &mut Exclusive, plan: &Plan, stop: &AtomicBool) -> Result<
     // Entries that are renewed every few seconds leave nothing to be taken back.
     let written = plan.action != Action::Hold || plan.changes.iter().any(|it| it.what.lasts());
     let id = if written { Some(exclusive.begin(plan.action)?) } else { None };
+    if let (Action::Touch, Some(id)) = (plan.action, id) {
+        return Ok(touch::all(exclusive, &places, id, plan, stop)?);
+    }
+    let mut nothing_made = true;
     for (step, change) in plan.changes.iter().enumerate() {
         if stop.load(Ordering::Relaxed) {
             report.left = plan.changes.len() - step;
             break;
         }
-        let result = one(exclusive, &places, id, step, change)?;
+        let result = match one(exclusive, &places, id, step, change) {
+            Err(error) if nothing_made => return Err(error.into()),
+            Err(error) => Err(Obstacle::NotBegun(error)),
+            Ok(result) => result,
+        };
+        nothing_made &= result.as_ref().is_err_and(Obstacle::nothing_made);
+        let last = matches!(result, Err(Obstacle::NotBegun(_)));
         report.steps.push(Step { change: change.clone(), result });
+        if last {
+            report.left = plan.changes.len() - step - 1;
+            break;
+        }
     }
     Ok(report)
 }
@@ -121,6 +152,7 @@ pub enum ActError {
     Node(#[from] NodeError),
 }
 
+/// Makes one change; an error where it could not be written down before.
 fn one(
     exclusive: &mut Exclusive,
     places: &[Place],
@@ -141,15 +173,49 @@ fn one(
         Err(obstacle) => return Ok(Err(obstacle)),
     };
     let what = prepared.unwrap_or_else(|| change.what.clone());
+    let unreached = match (&change.what, &what) {
+        (What::Keepalive { sockets: all }, What::Keepalive { sockets }) => {
+            let unreached = sockets::unreached(all.len() - sockets.len());
+            if sockets.is_empty() {
+                return Ok(Ok(Vec::from_iter(unreached)));
+            }
+            unreached
+        }
+        _ => None,
+    };
     let written = Change { place: change.place.clone(), what };
     if let Some(id) = id {
         exclusive.intend(id, step, &written)?;
     }
-    let result = inside(place, change, || make(place, &written.what));
-    if let Some(id) = id {
-        exclusive.done(id, step, result.as_ref().err().map(ToString::to_string))?;
+    let result = inside(place, change, || make(place, &written.what, Way::There));
+    let result = result.map(|mut said| {
+        said.extend(unreached);
+        said
+    });
+    let Some(id) = id else { return Ok(result) };
+    if let Err(obstacle) = result {
+        if is_in_part(place, &written, &obstacle) {
+            return Ok(Err(Obstacle::InPart(Box::new(obstacle))));
+        }
+        // Where this is not written, it stands, and is as before.
+        let _ = exclusive.done(id, step, Some(obstacle.to_string()));
+        return Ok(Err(obstacle));
     }
-    Ok(result)
+    Ok(exclusive.done(id, step, None).map_err(Obstacle::EndUnwritten).and(result))
+}
+
+/// Whether a part of a change was made before something failed. What cannot be told counts as made:
+/// `undo` looks again.
+fn is_in_part(place: &Place, change: &Change, obstacle: &Obstacle) -> bool {
+    if obstacle.nothing_made() || !change.what.lasts() {
+        return false;
+    }
+    let now = inside(place, change, || match &change.what {
+        What::Keepalive { sockets } => sockets::is_any_set(place, sockets)
+            .map(|any| if any { Now::InForce } else { Now::AsBefore }),
+        what => now(what),
+    });
+    !matches!(now, Ok(Now::AsBefore) | Err(Obstacle::Gone))
 }
 
 /// Runs `work` in the namespace of a change, if it is that still.
@@ -171,8 +237,20 @@ fn inside<T: Send>(
     }
 }
 
+/// Which way a change leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// As it was planned.
+    There,
+    /// Back from what was made.
+    Back {
+        /// Whether it was made to its end, as far as is known.
+        finished: bool,
+    },
+}
+
 /// Makes one change in the current namespace. Made already is as good as made now.
-fn make(place: &Place, what: &What) -> Result<Vec<String>, Obstacle> {
+fn make(place: &Place, what: &What, way: Way) -> Result<Vec<String>, Obstacle> {
     match what {
         What::Timeouts { before, after } => ipvs::set_timeouts(before, after).map(|()| Vec::new()),
         What::Scheduler { service, before, after } => {
@@ -182,13 +260,16 @@ fn make(place: &Place, what: &What) -> Result<Vec<String>, Obstacle> {
             set_sysctl(path, before, after).map(|()| Vec::new())
         }
         What::Keepalive { sockets } => sockets::set_keepalive(place, sockets),
-        What::NewSockets { before, after } => programs::set_rules(before.as_ref(), after.as_ref()),
+        What::NewSockets { before, after } => {
+            programs::set_rules(before.as_ref(), after.as_ref(), way)
+        }
         What::Direct { before, after } => {
-            programs::set_services(before.as_deref(), after.as_deref())
+            programs::set_services(before.as_deref(), after.as_deref(), way)
         }
         What::Entries { table: Table::Ipvs, entries } => receiver::remember(place, entries),
         What::Entries { table: Table::Conntrack, entries } => conntrack::remember(entries),
-        What::Touch { sockets } => sockets::touch(place, sockets),
+        // All of a plan at once, by `touch`.
+        What::Touch { .. } => Err(Obstacle::Refused("probes are no part of this".to_owned())),
         What::Abort { sockets } => sockets::abort(sockets),
         What::Disconnect { peers } => sockets::disconnect(peers),
     }
@@ -226,14 +307,22 @@ fn taken(object: &str, is: &str, should: &str) -> Result<(), Obstacle> {
 
 /// Takes changes back, the last first. A namespace that is gone took them with it.
 ///
+/// What is taken back and cannot be written down is gone on with: it is found as before by the next.
+///
 /// # Errors
-/// As [`act`].
+/// When no namespace can be found.
 pub fn undo(
     exclusive: &mut Exclusive,
     undos: &[Undo],
     stop: &AtomicBool,
 ) -> Result<Report, ActError> {
     let places = place::all()?;
+    let finished: BTreeSet<(u64, usize)> = exclusive
+        .standing()
+        .into_iter()
+        .filter(|it| it.finished)
+        .map(|it| (it.id, it.step))
+        .collect();
     let mut report = Report::default();
     for (at, undo) in undos.iter().enumerate() {
         if stop.load(Ordering::Relaxed) {
@@ -244,7 +333,10 @@ pub fn undo(
         let place = places.iter().find(|place| place.inode == change.place.inode);
         let result = match place {
             None => Err(Obstacle::Gone),
-            Some(place) => inside(place, change, || make(place, &change.what)),
+            Some(place) => {
+                let way = Way::Back { finished: finished.contains(&(undo.id, undo.step)) };
+                inside(place, change, || make(place, &change.what, way))
+            }
         };
         let result = match result {
             Err(Obstacle::Gone) => {
@@ -252,9 +344,10 @@ pub fn undo(
             }
             other => other,
         };
-        if result.is_ok() {
-            exclusive.undone(undo.id, undo.step)?;
-        }
+        let result = result.and_then(|said| {
+            exclusive.undone(undo.id, undo.step).map_err(Obstacle::EndUnwritten)?;
+            Ok(said)
+        });
         report.steps.push(Step { change: change.clone(), result });
     }
     Ok(report)
@@ -326,13 +419,24 @@ fn now(what: &What) -> Result<Now, Obstacle> {
             let in_force = sockets::still_open(sockets)?;
             Now::Partly { in_force, of: sockets.len() }
         }
-        What::NewSockets { before, after } => which(&programs::rules()?, before, after),
-        What::Direct { before, after } => which(&programs::services()?, before, after),
+        What::NewSockets { before, after } => match programs::rules()? {
+            None if programs::are_left(programs::KEEPALIVE) => in_part(),
+            is => which(&is, before, after),
+        },
+        What::Direct { before, after } => match programs::services()? {
+            None if programs::are_left(programs::DIRECT) => in_part(),
+            is => which(&is, before, after),
+        },
         What::Entries { .. }
         | What::Touch { .. }
         | What::Abort { .. }
         | What::Disconnect { .. } => Now::InForce,
     })
+}
+
+/// A Keepline was killed while it put programs on, or took them off.
+fn in_part() -> Now {
+    Now::Drifted { is: "there in part".to_owned() }
 }
 
 fn which<T: PartialEq>(is: &T, before: &T, after: &T) -> Now {

@@ -13,10 +13,28 @@ use keepline_core::plan::{
     DirectBackend, DirectService, KeepaliveRule, KeepaliveRules, KeepaliveTimes, What,
 };
 
-use super::Obstacle;
+use super::{Obstacle, Way};
 
 /// Names an environment variable: another folder for the pins, for tests.
 const PINS_VARIABLE: &str = "KEEPLINE_PINS";
+
+/// Directories of the pins, as keepline-bpf names them.
+pub(super) const KEEPALIVE: &str = "keepalive";
+pub(super) const DIRECT: &str = "direct";
+
+/// Whether anything is pinned of a part, also without the program that its state is read from.
+pub(super) fn are_left(part: &str) -> bool {
+    std::fs::read_dir(pins().join(part)).is_ok_and(|mut pins| pins.next().is_some())
+}
+
+/// Only Keepline writes these pins: what differs from what was to be made is what it had made until
+/// something failed.
+const HALF_WAY: Way = Way::Back { finished: false };
+
+/// Whether the programs were taken off meanwhile, and what was made with them.
+fn is_nothing_left(nothing_is: bool, something_was: bool, way: Way) -> bool {
+    nothing_is && something_was && way != Way::There
+}
 
 fn pins() -> PathBuf {
     std::env::var_os(PINS_VARIABLE).map_or_else(|| PathBuf::from(PINS), PathBuf::from)
@@ -78,18 +96,20 @@ pub(super) fn rules() -> Result<Option<KeepaliveRules>, Obstacle> {
 pub(super) fn set_rules(
     before: Option<&KeepaliveRules>,
     after: Option<&KeepaliveRules>,
+    way: Way,
 ) -> Result<Vec<String>, Obstacle> {
-    let is = rules()?;
-    if is.as_ref() == after {
-        return Ok(Vec::new());
-    }
-    if is.as_ref() != before {
-        return Err(drifted("keepalive for connections to come"));
-    }
+    // Whatever is there: it may be half of it, which reads as nothing.
     let Some(after) = after else {
         Keepalive::remove(&pins())?;
         return Ok(Vec::new());
     };
+    let is = rules()?;
+    if is.as_ref() == Some(after) || is_nothing_left(is.is_none(), before.is_some(), way) {
+        return Ok(Vec::new());
+    }
+    if is.as_ref() != before && way != HALF_WAY {
+        return Err(drifted("keepalive for connections to come"));
+    }
     let settings = |times: &KeepaliveTimes| keepalive::Settings {
         idle: Duration::from_secs(times.idle_seconds),
         interval: Duration::from_secs(times.interval_seconds),
@@ -151,18 +171,20 @@ pub(super) fn services() -> Result<Option<Vec<DirectService>>, Obstacle> {
 pub(super) fn set_services(
     before: Option<&[DirectService]>,
     after: Option<&[DirectService]>,
+    way: Way,
 ) -> Result<Vec<String>, Obstacle> {
-    let is = services()?;
-    if is.as_deref() == after {
-        return Ok(Vec::new());
-    }
-    if is.as_deref() != before {
-        return Err(drifted("direct connections"));
-    }
+    // Whatever is there: it may be half of it, which reads as nothing.
     let Some(after) = after else {
         Direct::remove(&pins())?;
         return Ok(Vec::new());
     };
+    let is = services()?;
+    if is.as_deref() == Some(after) || is_nothing_left(is.is_none(), before.is_some(), way) {
+        return Ok(Vec::new());
+    }
+    if is.as_deref() != before && way != HALF_WAY {
+        return Err(drifted("direct connections"));
+    }
     let wanted: Vec<direct::Service> = after
         .iter()
         .map(|service| direct::Service {

@@ -1,11 +1,6 @@
-//! Other processes' sockets in the current namespace: keepalive, probes, and their end.
+//! Other processes' sockets in the current namespace: keepalive, and their end.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    os::fd::OwnedFd,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::IpAddr, os::fd::OwnedFd};
 
 use keepline_bpf::exact;
 use keepline_core::{
@@ -20,16 +15,20 @@ use keepline_kernel::{
 };
 use keepline_wire::sock_diag::{self, Exact, TcpState};
 use rustc_hash::FxHashMap;
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
 
 use super::Obstacle;
 use crate::place::Place;
 
-fn exact(socket: &SocketId) -> Exact {
+pub(super) fn exact(socket: &SocketId) -> Exact {
     let SocketId { local, remote, interface, cookie, .. } = *socket;
     Exact { local, remote, interface, cookie }
 }
 
-fn settings(from: Keepalive) -> KeepaliveSettings {
+pub(super) fn settings(from: Keepalive) -> KeepaliveSettings {
     let Keepalive { enabled, idle, interval, probes } = from;
     KeepaliveSettings { enabled, idle, interval, probes }
 }
@@ -40,7 +39,7 @@ fn keepalive(from: KeepaliveSettings) -> Keepalive {
 }
 
 /// Copies of the descriptors of sockets, for those that still are what they were.
-fn borrow<'a>(
+pub(super) fn borrow<'a>(
     place: &Place,
     sockets: impl Iterator<Item = &'a SocketId> + Clone,
 ) -> Result<Vec<Option<OwnedFd>>, Obstacle> {
@@ -50,14 +49,19 @@ fn borrow<'a>(
     let mut found = 0;
     let copies: Vec<Option<OwnedFd>> = sockets
         .map(|socket| {
-            let holder = holders.get(&socket.inode).copied().flatten()?;
-            let copy = pidfd::borrow(holder.pid, holder.fd).ok()?;
+            let Some(holder) = holders.get(&socket.inode).copied().flatten() else {
+                return Ok(None);
+            };
+            let copy = match pidfd::borrow(holder.pid, holder.fd) {
+                Ok(copy) => copy,
+                Err(error) => return too_many(&error).map_or(Ok(None), Err),
+            };
             // The descriptor may have been closed and used again since it was found.
             let same = pidfd::cookie(&copy).ok() == Some(socket.cookie);
             found += usize::from(same);
-            same.then_some(copy)
+            Ok(same.then_some(copy))
         })
-        .collect();
+        .collect::<Result<_, _>>()?;
     if found == 0 && !copies.is_empty() && !complete {
         return Err(Obstacle::Refused(
             "the descriptors of other users' processes may not be copied: run as root, or with \
@@ -66,6 +70,25 @@ fn borrow<'a>(
         ));
     }
     Ok(copies)
+}
+
+/// Whether a copy was one too many, by which limit.
+fn too_many(error: &Error) -> Option<Obstacle> {
+    let limit = match Errno::from_raw_os_error(error.errno()?) {
+        Errno::MFILE => {
+            let most = getrlimit(Resource::Nofile).current;
+            let most = most.map_or("infinity".to_owned(), |most| most.to_string());
+            format!("a process may have {most} open files (RLIMIT_NOFILE, `ulimit -n`)")
+        }
+        Errno::NFILE => "this machine may have no more open files (fs.file-max)".to_owned(),
+        _ => return None,
+    };
+    Some(Obstacle::Refused(format!("too many sockets at once: {limit}")))
+}
+
+/// Of how many sockets nothing else is to be said.
+pub(super) fn unreached(count: usize) -> Option<String> {
+    (count > 0).then(|| format!("{count} had closed, or could not be reached"))
 }
 
 /// What the settings of the sockets are now: they must be known before they are changed. None for
@@ -158,7 +181,11 @@ pub(super) fn set_keepalive(
             drifted += 1;
             continue;
         }
-        pidfd::set_keepalive(&copy, &keepalive(change.after))?;
+        if let Err(error) = pidfd::set_keepalive(&copy, &keepalive(change.after)) {
+            // Half of them would be neither what was there nor what was wished.
+            let _ = pidfd::set_keepalive(&copy, &keepalive(is));
+            return Err(error.into());
+        }
         if settings(pidfd::keepalive(&copy)?) == change.after {
             set += 1;
         } else {
@@ -178,15 +205,26 @@ pub(super) fn set_keepalive(
     }
     let mut said = vec![format!("{} set", set + programmed)];
     if programmed > 0 {
-        said.push(format!("{programmed} of them in the kernel: no process lends their descriptor"));
+        said.push(format!("{programmed} of them in the kernel, by a program"));
     }
-    if closed > 0 {
-        said.push(format!("{closed} had closed, or their holder was not found"));
-    }
+    said.extend(unreached(closed));
     if drifted > 0 {
         said.push(format!("{drifted} left alone: their owners have changed them since"));
     }
     Ok(said)
+}
+
+/// Whether any of them has what it shall have, and had not before.
+pub(super) fn is_any_set(place: &Place, changes: &[KeepaliveChange]) -> Result<bool, Obstacle> {
+    let Reached { copies, in_kernel } = reach(place, changes)?;
+    Ok(changes.iter().zip(copies).any(|(change, copy)| {
+        let is = match copy {
+            Some(copy) => pidfd::keepalive(&copy).ok().map(settings),
+            None => in_kernel.get(&change.socket.cookie).copied(),
+        };
+        // One half-way between the two counts, too.
+        is.is_some() && is != change.before
+    }))
 }
 
 /// How many of the sockets are open still.
@@ -200,92 +238,11 @@ pub(super) fn still_open(changes: &[KeepaliveChange]) -> Result<usize, Obstacle>
     Ok(open)
 }
 
-fn ask(netlink: &Netlink, request: &[u8]) -> Result<Option<sock_diag::Socket>, Error> {
+pub(super) fn ask(netlink: &Netlink, request: &[u8]) -> Result<Option<sock_diag::Socket>, Error> {
     match netlink.request("ask for a socket", request, sock_diag::parse) {
         Ok(socket) => Ok(socket),
         Err(error) if error.is_gone() => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// How long an answer to a probe is waited for.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// Sends a keepalive probe on every socket, and says which were answered.
-pub(super) fn touch(place: &Place, sockets: &[SocketId]) -> Result<Vec<String>, Obstacle> {
-    let copies = borrow(place, sockets.iter())?;
-    let netlink = Netlink::open(Protocol::SockDiag)?;
-    let begun = Instant::now();
-    let mut touched = Vec::new();
-    for (socket, copy) in sockets.iter().zip(&copies) {
-        let Some(copy) = copy else { continue };
-        let before = pidfd::keepalive(copy)?;
-        // A probe is due when the socket has been silent for as long as this.
-        let now = Keepalive { enabled: true, idle: Duration::from_secs(1), ..before };
-        let guard = Restore { copy, before };
-        pidfd::set_keepalive(copy, &now)?;
-        touched.push((socket, guard));
-    }
-    let closed = sockets.len() - touched.len();
-    let (mut answered, mut ended) = (0, 0);
-    while !touched.is_empty() && begun.elapsed() < PATIENCE {
-        std::thread::sleep(Duration::from_millis(50));
-        let mut left = Vec::new();
-        for (socket, guard) in touched {
-            match ask(&netlink, &exact(socket).get_with_info(1))? {
-                None => ended += 1,
-                Some(now)
-                    if now.state != TcpState::Established && now.state != TcpState::CloseWait =>
-                {
-                    ended += 1;
-                }
-                Some(now) => {
-                    let heard = now.info.map(|info| info.last_ack_recv.min(info.last_data_recv));
-                    // Its own times are restored when the guard goes.
-                    if heard.is_some_and(|heard| heard < begun.elapsed()) {
-                        answered += 1;
-                    } else {
-                        left.push((socket, guard));
-                    }
-                }
-            }
-        }
-        touched = left;
-    }
-    let mut said = vec![format!("{answered} answered")];
-    if ended > 0 {
-        said.push(format!("{ended} were refused by the other side and are closed"));
-    }
-    if !touched.is_empty() {
-        let which: Vec<String> = touched
-            .iter()
-            .take(5)
-            .map(|(socket, _)| format!("{} → {}", socket.local, socket.remote))
-            .collect();
-        said.push(format!(
-            "{} did not answer within {} s: {}",
-            touched.len(),
-            PATIENCE.as_secs(),
-            which.join(", ")
-        ));
-    }
-    if closed > 0 {
-        said.push(format!("{closed} had closed, or their holder was not found"));
-    }
-    Ok(said)
-}
-
-/// Gives a socket its own settings back, whatever happens.
-#[derive(Debug)]
-struct Restore<'a> {
-    copy: &'a OwnedFd,
-    before: Keepalive,
-}
-
-impl Drop for Restore<'_> {
-    fn drop(&mut self) {
-        // A socket that has closed meanwhile needs none.
-        let _ = pidfd::set_keepalive(self.copy, &self.before);
     }
 }
 

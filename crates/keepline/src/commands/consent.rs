@@ -7,7 +7,7 @@ use keepline_core::plan::Plan;
 use keepline_core::report::{counted, plan as rendered, text};
 use keepline_core::snapshot::Topology;
 use keepline_node::run::Exclusive;
-use keepline_node::{ActError, Report};
+use keepline_node::{ActError, Obstacle, Report};
 
 use crate::args::act::ConsentArgs;
 use crate::fault::fault;
@@ -102,7 +102,7 @@ pub(super) fn report(
     lasts: Option<&str>,
 ) -> anyhow::Result<u8> {
     let report = report?;
-    let mut done = 0;
+    let (mut done, mut stands, mut why_left) = (0, false, ": interrupted");
     let mut out = String::new();
     for step in &report.steps {
         let name = text::escape(&step.change.place.name, text::NAME);
@@ -116,6 +116,12 @@ pub(super) fn report(
                 }
             }
             Err(obstacle) => {
+                match obstacle {
+                    Obstacle::EndUnwritten(_) => done += 1,
+                    Obstacle::InPart(_) => stands = true,
+                    Obstacle::NotBegun(_) => why_left = "",
+                    _ => {}
+                }
                 let why = text::escape(&obstacle.to_string(), text::SENTENCE);
                 say!("keepline: error: {name}: {object}: {why}");
             }
@@ -127,10 +133,10 @@ pub(super) fn report(
     } else {
         out.push_str(&format!("Done in part: {done} of {}.", counted(all, "change", "changes")));
         if report.left > 0 {
-            out.push_str(&format!(" {} not begun: interrupted.", report.left));
+            out.push_str(&format!(" {} not begun{why_left}.", report.left));
         }
     }
-    if let Some(undo) = lasts.filter(|_| done > 0) {
+    if let Some(undo) = lasts.filter(|_| done > 0 || stands) {
         out.push_str(&format!(" To take it back: {undo}"));
     }
     out.push('\n');

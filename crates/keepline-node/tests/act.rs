@@ -125,7 +125,7 @@ fn directly(backend: u8) -> What {
 
 fn rules(idle_seconds: u64) -> What {
     let times = KeepaliveTimes { idle_seconds, interval_seconds: 5, probes: None, enforce: true };
-    let rules = vec![KeepaliveRule { netns: NOWHERE, peer: None, times }];
+    let rules = vec![KeepaliveRule { netns: NOWHERE, peer: None, times: Some(times) }];
     What::NewSockets { before: None, after: Some(KeepaliveRules { rules, everybody: None }) }
 }
 

@@ -6,11 +6,23 @@ use serde_json::Value;
 
 use crate::run::{capture, folder, keepline};
 
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 27] = [
     &[],
     &["check"],
     &["explain"],
     &["timeouts"],
+    &["timeouts", "set"],
+    &["apply"],
+    &["apply", "hold"],
+    &["apply", "timeout"],
+    &["apply", "rehash"],
+    &["apply", "keepalive"],
+    &["apply", "direct"],
+    &["undo"],
+    &["status"],
+    &["heal"],
+    &["touch"],
+    &["abort"],
     &["capture"],
     &["guard"],
     &["policy"],

@@ -59,8 +59,8 @@ Examples:
 A program in the kernel answers connect(): there is no entry that could be
 forgotten, no address is rewritten, and getpeername() shows the virtual address.
 Backends follow the director's own table while it runs; connections to a task
-that goes are closed within two seconds. After Ctrl-C the programs stay with what
-they know: keepline undo direct takes them off.")]
+that goes are closed within two seconds. After Ctrl-C the programs stay with
+what they know: keepline undo direct takes them off.")]
     Direct(DirectArgs),
 
     /// Let directors remember for longer

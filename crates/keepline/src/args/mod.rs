@@ -147,9 +147,9 @@ Examples:
   keepline policy                          what holds where, and who said so
   docker service update --label-add keepline.strategy=off db",
     after_help = "\
-SIGHUP reads the file again; SIGTERM ends it, and what was applied stays: keepline
-undo takes it back. Metrics are told to this machine only, unless --listen or the
-file say otherwise.
+SIGHUP reads the file again; SIGTERM ends it, and what was applied stays:
+keepline undo takes it back. Metrics are told to this machine only, unless
+--listen or the file say otherwise.
 Exit status: 0 ended, with --once all done; 1 with --once: done in part; 2 could
 not run.")]
     Guard(guard::GuardArgs),

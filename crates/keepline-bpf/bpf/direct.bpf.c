@@ -3,6 +3,9 @@
  * Connections to a virtual address go to a backend from the start: connect() and sendmsg() are
  * given its address, so no load balancer is on the way and none can forget the session. The
  * application sees the virtual address: as its peer, and as the origin of datagrams.
+ *
+ * UDP sockets that are connected stay with the director. Nothing would tell one that its backend is
+ * gone, and send() passes no hook; the director chooses anew with its next datagram.
  */
 #include "kernel.h"
 
@@ -140,17 +143,28 @@ static __always_inline bool choose(struct service *service, __be16 asked, struct
 	return true;
 }
 
-/* Where a connected socket goes. */
-static __always_inline enum verdict connected(struct bpf_sock_addr *ctx, __u64 netns,
-					      struct endpoint *peer, __u8 protocol)
+/* What an earlier connect() of this socket was asked for is not its peer any more. */
+static __always_inline void forget(struct bpf_sock_addr *ctx)
 {
-	struct service *service = service_of(netns, peer, protocol);
+	struct bpf_sock *sk = ctx->sk;
+
+	if (sk)
+		bpf_sk_storage_delete(&keepline_origin, sk);
+}
+
+/* Where a TCP socket is connected to. */
+static __always_inline enum verdict connected(struct bpf_sock_addr *ctx, __u64 netns,
+					      struct endpoint *peer)
+{
+	struct service *service = service_of(netns, peer, IPPROTO_TCP);
 	struct bpf_sock *sk = ctx->sk;
 	struct origin *origin;
 	struct endpoint vip;
 
-	if (!service)
+	if (!service) {
+		forget(ctx);
 		return NOT_OURS;
+	}
 	vip = *peer;
 	if (!choose(service, vip.port, peer))
 		return REFUSED;
@@ -180,14 +194,32 @@ static __always_inline bool still_there(struct service *service, const struct fl
 	return false;
 }
 
+/* Where a datagram of a connected socket goes, which hears its peer only: where it was sent to. A
+ * version before this one connected UDP sockets to backends; there the VIP is still their peer. */
+static __always_inline enum verdict to_peer(struct bpf_sock *sk, struct endpoint *peer)
+{
+	struct origin *origin = bpf_sk_storage_get(&keepline_origin, sk, NULL, 0);
+
+	if (!origin || !same(&origin->vip, peer))
+		return NOT_OURS;
+	*peer = origin->backend;
+	return DIRECT;
+}
+
 /* Where a datagram goes: to the backend of the last one as long as there is that backend. */
 static __always_inline enum verdict datagram(struct bpf_sock_addr *ctx, __u64 netns,
 					     struct endpoint *peer)
 {
-	struct service *service = service_of(netns, peer, IPPROTO_UDP);
+	struct bpf_sock *sk = ctx->sk;
 	struct flow_key key = {};
 	struct flow flow = {}, *last;
+	struct service *service;
 
+	/* Not only of sendto() with an address: the kernel itself gives the address of its peer to an
+	 * IPv6 socket that is connected to IPv4 (udpv6_sendmsg). */
+	if (sk && sk->state == TCP_ESTABLISHED)
+		return to_peer(sk, peer);
+	service = service_of(netns, peer, IPPROTO_UDP);
 	if (!service)
 		return NOT_OURS;
 	key.socket = bpf_get_socket_cookie(ctx);
@@ -291,14 +323,15 @@ static __always_inline void write6(struct bpf_sock_addr *ctx, const struct endpo
 	SEC("cgroup/connect" #N)                                                               \
 	int keepline_conn##N(struct bpf_sock_addr *ctx)                                        \
 	{                                                                                      \
-		__u32 protocol = ctx->protocol;                                                \
 		struct endpoint peer = {};                                                     \
 		enum verdict verdict;                                                          \
                                                                                                \
-		if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)                        \
+		if (ctx->protocol != IPPROTO_TCP) {                                            \
+			forget(ctx);                                                           \
 			return 1;                                                              \
+		}                                                                              \
 		read##N(ctx, &peer);                                                           \
-		verdict = connected(ctx, bpf_get_netns_cookie(ctx), &peer, protocol);          \
+		verdict = connected(ctx, bpf_get_netns_cookie(ctx), &peer);                    \
 		if (verdict == DIRECT)                                                         \
 			write##N(ctx, &peer);                                                  \
 		return answer(verdict);                                                        \

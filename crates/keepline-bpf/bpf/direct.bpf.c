@@ -72,10 +72,11 @@ const volatile struct {
 	char version[16]; /* for the reader only */
 } constants;
 
+/* A service takes 16 KB, room for one 16 bytes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 65536);
 	__type(key, struct service_key);
 	__type(value, struct service);
 } keepline_vips SEC(".maps");

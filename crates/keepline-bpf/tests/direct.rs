@@ -5,12 +5,13 @@ mod common;
 
 use common::{
     Language, Place,
-    net::{Net, VIP, VIP6, apply, backends, parse, service, spread, vip},
+    net::{Net, VIP, VIP6, apply, backends, map_of, parse, service, spread, vip},
 };
 use keepline_bpf::{
     Changes, Direct,
     direct::{Protocol, Service},
 };
+use libbpf_rs::MapCore;
 
 #[test]
 fn every_kind_of_socket_reaches_a_backend_and_names_the_vip() {
@@ -146,6 +147,27 @@ fn datagrams_there_and_back() {
     assert_eq!(set(&[]), "ECONNREFUSED");
     // Only UDP was asked for.
     assert_eq!(spread(&mut client, VIP, 1), parse("TRAP=1"));
+}
+
+/// The kernel displaces what was not used for longest, each half of a flow by itself.
+#[test]
+fn the_origin_of_answers_is_known_again_when_it_was_displaced() {
+    skip_if_impossible!();
+    let (place, net) = (Place::new(), Net::new(&["10.240.1.1"]));
+    let service = Service {
+        vip: vip(net.netns.cookie(), VIP, None, Protocol::Udp),
+        backends: backends(&[("10.240.1.1", 1)]),
+    };
+    apply(&place, vec![service]);
+    let flows = map_of(&place, "keepline_flows");
+    let mut client = net.client(Language::Python, &place);
+    for is_answer in [0, 1, 1] {
+        let expected = format!("10.240.1.1 {VIP} 7000");
+        assert_eq!(client.ask(&format!("udp {VIP} 7000 2")), expected);
+        // `is_answer` of `struct flow_key`.
+        let half = flows.keys().find(|key| key[28] == is_answer).unwrap();
+        flows.delete(&half).unwrap();
+    }
 }
 
 /// It hears its peer only, and that is the VIP: the answer of a backend would be lost.

@@ -3,6 +3,9 @@
  * Connections to a virtual address go to a backend from the start: connect() and sendmsg() are
  * given its address, so no load balancer is on the way and none can forget the session. The
  * application sees the virtual address: as its peer, and as the origin of datagrams.
+ *
+ * UDP sockets that are connected stay with the director. Nothing would tell one that its backend is
+ * gone, and send() passes no hook; the director chooses anew with its next datagram.
  */
 #include "kernel.h"
 
@@ -12,6 +15,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define MOST_BACKENDS 256 /* a power of two; src/direct/table.rs */
 #endif
 #define ECONNREFUSED 111
+#define MOST_TRIES 3 /* with a service that is replaced under each */
 
 /* Port 0: any. */
 struct service_key {
@@ -31,7 +35,9 @@ struct backend {
 	__u32 pad;
 };
 
-/* Replaced as a whole, never changed in place: the map frees the old one when nobody reads it. */
+/* Replaced as a whole, never changed in place. But since kernel 6.1 the map gives the memory of the old
+ * one to the next at once (bpf_mem_alloc), which may be another service, whoever reads it still: what
+ * was read counts only where the service is the same afterwards. */
 struct service {
 	__u32 generation; /* another one after each replacement */
 	__u16 count;
@@ -69,10 +75,11 @@ const volatile struct {
 	char version[16]; /* for the reader only */
 } constants;
 
+/* A service takes 16 KB, room for one 16 bytes. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 65536);
 	__type(key, struct service_key);
 	__type(value, struct service);
 } keepline_vips SEC(".maps");
@@ -101,21 +108,43 @@ static __always_inline bool same(const struct endpoint *a, const struct endpoint
 	       a->address.word[3] == b->address.word[3] && a->port == b->port;
 }
 
-static __always_inline struct service *service_of(__u64 netns, const struct endpoint *vip,
-						  __u8 protocol)
+static __always_inline void ask_for(struct service_key *key, __u64 netns,
+				    const struct endpoint *vip, __u8 protocol)
 {
-	struct service_key key = {
-		.netns = netns,
-		.vip = vip->address,
-		.port = vip->port,
-		.protocol = protocol,
-	};
-	struct service *service = bpf_map_lookup_elem(&keepline_vips, &key);
+	__builtin_memset(key, 0, sizeof(*key));
+	key->netns = netns;
+	key->vip = vip->address;
+	key->port = vip->port;
+	key->protocol = protocol;
+}
+
+/* Leaves the key as that of the service that was found. */
+static __always_inline struct service *service_of(struct service_key *key)
+{
+	struct service *service = bpf_map_lookup_elem(&keepline_vips, key);
 
 	if (service)
 		return service;
-	key.port = 0;
-	return bpf_map_lookup_elem(&keepline_vips, &key);
+	key->port = 0;
+	return bpf_map_lookup_elem(&keepline_vips, key);
+}
+
+static __always_inline __u32 generation_of(const struct service *service)
+{
+	return *(const volatile __u32 *)&service->generation;
+}
+
+/* Whether what was read of a service was that service all the time. */
+static __always_inline bool is_still(const struct service_key *key, const struct service *service,
+				     __u32 generation)
+{
+	const struct service *now = bpf_map_lookup_elem(&keepline_vips, key);
+
+	if (!now)
+		return false;
+	/* The verifier is to see that it is not NULL, also where it is the same. */
+	barrier_var(now);
+	return now == service && generation_of(now) == generation;
 }
 
 static __always_inline void at(const struct backend *backend, __be16 asked, struct endpoint *to)
@@ -140,76 +169,145 @@ static __always_inline bool choose(struct service *service, __be16 asked, struct
 	return true;
 }
 
-/* Where a connected socket goes. */
-static __always_inline enum verdict connected(struct bpf_sock_addr *ctx, __u64 netns,
-					      struct endpoint *peer, __u8 protocol)
+/* What an earlier connect() of this socket was asked for is not its peer any more. */
+static __always_inline void forget(struct bpf_sock_addr *ctx)
 {
-	struct service *service = service_of(netns, peer, protocol);
 	struct bpf_sock *sk = ctx->sk;
-	struct origin *origin;
-	struct endpoint vip;
 
-	if (!service)
-		return NOT_OURS;
-	vip = *peer;
-	if (!choose(service, vip.port, peer))
+	if (sk)
+		bpf_sk_storage_delete(&keepline_origin, sk);
+}
+
+/* Where a TCP socket is connected to. */
+static __always_inline enum verdict connected(struct bpf_sock_addr *ctx, __u64 netns,
+					      struct endpoint *peer)
+{
+	enum verdict verdict = REFUSED;
+	struct bpf_sock *sk = ctx->sk;
+	struct endpoint backend = {};
+	struct service *service;
+	struct service_key key;
+	struct origin *origin;
+	bool is_sure = false;
+	__u32 generation, i;
+
+	for (i = 0; i < MOST_TRIES && !is_sure; i++) {
+		ask_for(&key, netns, peer, IPPROTO_TCP);
+		service = service_of(&key);
+		if (!service) {
+			forget(ctx);
+			return NOT_OURS;
+		}
+		generation = generation_of(service);
+		verdict = choose(service, peer->port, &backend) ? DIRECT : REFUSED;
+		is_sure = is_still(&key, service, generation);
+	}
+	if (!is_sure || verdict == REFUSED)
 		return REFUSED;
 	/* Without it the socket works, and shows its backend. */
 	origin = sk ? bpf_sk_storage_get(&keepline_origin, sk, NULL,
 					 BPF_SK_STORAGE_GET_F_CREATE) : NULL;
 	if (origin) {
-		origin->vip = vip;
-		origin->backend = *peer;
+		origin->vip = *peer;
+		origin->backend = backend;
 	}
+	*peer = backend;
 	return DIRECT;
 }
 
-static __always_inline bool still_there(struct service *service, const struct flow *flow,
-					__be16 asked)
+static __always_inline bool has(struct service *service, const struct endpoint *backend,
+				__be16 asked)
 {
 	struct endpoint now;
 	__u32 i;
 
-	if (flow->generation == service->generation)
-		return true;
 	for (i = 0; i < MOST_BACKENDS && i < service->count; i++) {
 		at(&service->backends[i], asked, &now);
-		if (same(&now, &flow->other))
+		if (same(&now, backend))
 			return true;
 	}
 	return false;
+}
+
+/* Where a datagram of a connected socket goes, which hears its peer only: where it was sent to. A
+ * version before this one connected UDP sockets to backends; there the VIP is still their peer. */
+static __always_inline enum verdict to_peer(struct bpf_sock *sk, struct endpoint *peer)
+{
+	struct origin *origin = bpf_sk_storage_get(&keepline_origin, sk, NULL, 0);
+
+	if (!origin || !same(&origin->vip, peer))
+		return NOT_OURS;
+	*peer = origin->backend;
+	return DIRECT;
+}
+
+/* The answer's half of a flow: by whom it comes, and what it is called. */
+static __always_inline struct flow *answer_of(struct flow_key *key, const struct endpoint *backend)
+{
+	key->peer = *backend;
+	key->is_answer = 1;
+	return bpf_map_lookup_elem(&keepline_flows, key);
 }
 
 /* Where a datagram goes: to the backend of the last one as long as there is that backend. */
 static __always_inline enum verdict datagram(struct bpf_sock_addr *ctx, __u64 netns,
 					     struct endpoint *peer)
 {
-	struct service *service = service_of(netns, peer, IPPROTO_UDP);
-	struct flow_key key = {};
+	enum verdict verdict = REFUSED;
+	struct bpf_sock *sk = ctx->sk;
+	struct flow_key question = {};
 	struct flow flow = {}, *last;
+	struct service *service;
+	struct service_key key;
+	bool is_sure = false;
+	__u32 i;
 
-	if (!service)
-		return NOT_OURS;
-	key.socket = bpf_get_socket_cookie(ctx);
-	key.peer = *peer;
-	last = bpf_map_lookup_elem(&keepline_flows, &key);
-	if (last && last->generation == service->generation) {
-		*peer = last->other;
-		return DIRECT;
+	/* Not only of sendto() with an address: the kernel itself gives the address of its peer to an
+	 * IPv6 socket that is connected to IPv4 (udpv6_sendmsg). */
+	if (sk && sk->state == TCP_ESTABLISHED)
+		return to_peer(sk, peer);
+	for (i = 0; i < MOST_TRIES && !is_sure; i++) {
+		ask_for(&key, netns, peer, IPPROTO_UDP);
+		service = service_of(&key);
+		if (!service)
+			return NOT_OURS;
+		flow.generation = generation_of(service);
+		question.socket = bpf_get_socket_cookie(ctx);
+		question.peer = *peer;
+		question.is_answer = 0;
+		last = bpf_map_lookup_elem(&keepline_flows, &question);
+		if (last) {
+			bool is_recent = last->generation == flow.generation;
+
+			flow.other = last->other;
+			/* Each half may be displaced without the other; and one that is just being
+			 * displaced may be another's by now. Where both say the same, they hold. */
+			if (is_recent) {
+				struct flow_key back = { .socket = question.socket };
+				struct flow *half = answer_of(&back, &flow.other);
+
+				if (half && same(&half->other, peer)) {
+					*peer = flow.other;
+					return DIRECT;
+				}
+			}
+		}
+		verdict = DIRECT;
+		/* Once only: the verifier looks through all backends at each try. */
+		if (i || !last || !has(service, &flow.other, peer->port))
+			verdict = choose(service, peer->port, &flow.other) ? DIRECT : REFUSED;
+		is_sure = is_still(&key, service, flow.generation);
 	}
-	if (last && still_there(service, last, peer->port))
-		flow.other = last->other;
-	else if (!choose(service, peer->port, &flow.other))
+	if (!is_sure || verdict == REFUSED)
 		return REFUSED;
-	flow.generation = service->generation;
-	bpf_map_update_elem(&keepline_flows, &key, &flow, 0);
+	bpf_map_update_elem(&keepline_flows, &question, &flow, 0);
 
 	flow.generation = 0;
-	key.peer = flow.other;
-	key.is_answer = 1;
+	question.peer = flow.other;
+	question.is_answer = 1;
 	flow.other = *peer;
-	*peer = key.peer;
-	bpf_map_update_elem(&keepline_flows, &key, &flow, 0);
+	*peer = question.peer;
+	bpf_map_update_elem(&keepline_flows, &question, &flow, 0);
 	return DIRECT;
 }
 
@@ -230,18 +328,26 @@ static __always_inline bool called(struct bpf_sock_addr *ctx, struct endpoint *p
 static __always_inline bool answered(struct bpf_sock_addr *ctx, struct endpoint *peer)
 {
 	struct flow_key key = {};
+	struct endpoint vip;
 	struct flow *flow;
+	__u32 i;
 
 	if (called(ctx, peer))
 		return true;
 	key.socket = bpf_get_socket_cookie(ctx);
-	key.peer = *peer;
-	key.is_answer = 1;
-	flow = bpf_map_lookup_elem(&keepline_flows, &key);
-	if (!flow)
-		return false;
-	*peer = flow->other;
-	return true;
+	for (i = 0; i < MOST_TRIES; i++) {
+		flow = answer_of(&key, peer);
+		if (!flow)
+			return false;
+		vip = flow->other;
+		/* It may have been displaced by another's meanwhile. */
+		flow = answer_of(&key, peer);
+		if (flow && same(&flow->other, &vip)) {
+			*peer = vip;
+			return true;
+		}
+	}
+	return false;
 }
 
 /* The answer of a hook that may refuse: 1 goes on, 0 is EPERM unless told otherwise. */
@@ -291,14 +397,15 @@ static __always_inline void write6(struct bpf_sock_addr *ctx, const struct endpo
 	SEC("cgroup/connect" #N)                                                               \
 	int keepline_conn##N(struct bpf_sock_addr *ctx)                                        \
 	{                                                                                      \
-		__u32 protocol = ctx->protocol;                                                \
 		struct endpoint peer = {};                                                     \
 		enum verdict verdict;                                                          \
                                                                                                \
-		if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)                        \
+		if (ctx->protocol != IPPROTO_TCP) {                                            \
+			forget(ctx);                                                           \
 			return 1;                                                              \
+		}                                                                              \
 		read##N(ctx, &peer);                                                           \
-		verdict = connected(ctx, bpf_get_netns_cookie(ctx), &peer, protocol);          \
+		verdict = connected(ctx, bpf_get_netns_cookie(ctx), &peer);                    \
 		if (verdict == DIRECT)                                                         \
 			write##N(ctx, &peer);                                                  \
 		return answer(verdict);                                                        \

@@ -36,7 +36,7 @@ const volatile struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 1); /* src/exact.rs: as many as are asked for */
 	__type(key, __u64); /* the socket's cookie, which is never given to another */
 	__type(value, struct wish);
 } keepline_wish SEC(".maps");
@@ -47,9 +47,34 @@ static __always_inline bool same(const struct settings *a, const struct settings
 	       a->probes == b->probes;
 }
 
-static __always_inline void option(struct tcp_sock *tp, int level, int name, int value)
+/* MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL, and MAX_TCP_KEEPCNT, include/net/tcp.h. What a socket shows
+ * may be more: its namespace's sysctls know no such limit. */
+enum { MOST_SECONDS = 32767, MOST_PROBES = 127 };
+
+static __always_inline void option(struct tcp_sock *tp, int level, int name, __u32 wanted, __u32 most)
 {
+	int value = wanted < most ? wanted : most;
+
 	bpf_setsockopt(tp, level, name, &value, sizeof(value));
+}
+
+/* What a socket shows already is not set: one without times of its own goes on as its namespace has
+ * them. As crates/keepline-kernel/src/pidfd.rs. */
+static __always_inline void change(struct tcp_sock *tp, const struct settings *is,
+				   const struct settings *to)
+{
+	bool starts = to->enabled && !is->enabled && to->idle <= MOST_SECONDS;
+
+	/* On first: the times set a running timer anew. */
+	if (to->enabled != is->enabled)
+		option(tp, SOL_SOCKET, SO_KEEPALIVE, to->enabled, 1);
+	if (to->interval != is->interval)
+		option(tp, SOL_TCP, TCP_KEEPINTVL, to->interval, MOST_SECONDS);
+	if (to->probes != is->probes)
+		option(tp, SOL_TCP, TCP_KEEPCNT, to->probes, MOST_PROBES);
+	/* A timer that was switched on counts from now, this one from when it last heard something. */
+	if (to->idle != is->idle || starts)
+		option(tp, SOL_TCP, TCP_KEEPIDLE, to->idle, MOST_SECONDS);
 }
 
 SEC("iter/tcp")
@@ -88,12 +113,7 @@ int keepline_exact(struct bpf_iter__tcp *ctx)
 	 * told. */
 	if (bpf_seq_write(ctx->meta->seq, &answer, sizeof(answer)))
 		return 0;
-	if (!answer.set)
-		return 0;
-	/* On first: the times set a running timer anew (crates/keepline-kernel/src/pidfd.rs). */
-	option(tp, SOL_SOCKET, SO_KEEPALIVE, wish->after.enabled);
-	option(tp, SOL_TCP, TCP_KEEPINTVL, wish->after.interval);
-	option(tp, SOL_TCP, TCP_KEEPCNT, wish->after.probes);
-	option(tp, SOL_TCP, TCP_KEEPIDLE, wish->after.idle);
+	if (answer.set)
+		change(tp, &answer.is, &wish->after);
 	return 0;
 }

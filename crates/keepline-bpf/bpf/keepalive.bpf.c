@@ -46,9 +46,11 @@ struct {
 	__type(value, struct config);
 } keepline_conf SEC(".maps");
 
+/* Written before the programs are attached, and not after: the memory of a replaced value would be
+ * another's while it is read. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC); /* a replaced value lives until nobody reads it */
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, struct selector);
 	__type(value, struct settings);

@@ -160,7 +160,7 @@ int next_socket(struct walk *walk)
 	char copy[128] __attribute__((aligned(8)));
 	char again[64] __attribute__((aligned(8)));
 	struct socket_record *record;
-	__u32 sent = 0, acked = 0, received = 0;
+	__u32 sent = 0, acked = 0, received = 0, now;
 	__u64 node, sk, net, holder = 0;
 	long step;
 	__u8 state;
@@ -213,8 +213,11 @@ int next_socket(struct walk *walk)
 		READ(acked, sk + OFFSET(tcp_sock, rcv_tstamp));
 		READ(received, sk + OFFSET(tcp_sock, inet_conn.icsk_ack.lrcvtime));
 	}
-	record->heard = lesser(walk->now - acked, walk->now - received);
-	record->idle = lesser(walk->now - sent, record->heard);
+	/* Asked for after the stamps were read, and for each socket: what is younger than the walk would
+	 * seem to be as old as the numbers go. */
+	now = bpf_jiffies64();
+	record->heard = lesser(now - acked, now - received);
+	record->idle = lesser(now - sent, record->heard);
 	if (record->keepalive) {
 		READ(record->keepalive_time, sk + OFFSET(tcp_sock, keepalive_time));
 		READ(record->keepalive_interval, sk + OFFSET(tcp_sock, keepalive_intvl));

@@ -24,7 +24,7 @@ struct walk {
 	__u64 net;   /* address of the namespace last met, */
 	__u32 inum;  /* and its inode */
 	__u32 slot;
-	__u32 now;
+	__u32 now; /* when it began */
 	__u32 tries;
 	__u64 inodes;
 	__u64 touched; /* keeps loads that are for their effect on the caches alone */

@@ -61,7 +61,8 @@ pub fn read(cookies: &[u64]) -> Result<BTreeMap<u64, Settings>, Error> {
 }
 
 /// Sets keepalive on sockets in the calling thread's network namespace; what each has afterwards.
-/// Those that are not there any more are not in the answer.
+/// Those that are not there any more are not in the answer. What is more than a socket can be given is
+/// set to the most ([`keepline_kernel::pidfd::set_keepalive`]).
 ///
 /// # Errors
 /// Before kernel 5.15; missing rights.
@@ -79,11 +80,16 @@ pub fn set(changes: &[Change]) -> Result<BTreeMap<u64, Settings>, Error> {
 }
 
 fn walk<const N: usize>(
-    wishes: impl Iterator<Item = (u64, [u8; N])>,
+    wishes: impl ExactSizeIterator<Item = (u64, [u8; N])>,
 ) -> Result<BTreeMap<u64, Settings>, Error> {
+    let most = u32::try_from(wishes.len()).unwrap_or(u32::MAX).max(1);
     let prepare = |open: &mut OpenObject| {
-        for mut map in open.maps_mut().filter(|map| map.name() == CONSTANTS) {
-            map.set_initial_value(&facts::ticks_per_second().to_ne_bytes())?;
+        for mut map in open.maps_mut() {
+            if map.name() == CONSTANTS {
+                map.set_initial_value(&facts::ticks_per_second().to_ne_bytes())?;
+            } else if map.name() == WISHES {
+                map.set_max_entries(most)?;
+            }
         }
         Ok(())
     };

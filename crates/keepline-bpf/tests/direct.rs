@@ -5,12 +5,13 @@ mod common;
 
 use common::{
     Language, Place,
-    net::{Net, VIP, VIP6, apply, backends, parse, service, spread, vip},
+    net::{Net, VIP, VIP6, apply, backends, map_of, parse, service, spread, vip},
 };
 use keepline_bpf::{
     Changes, Direct,
     direct::{Protocol, Service},
 };
+use libbpf_rs::MapCore;
 
 #[test]
 fn every_kind_of_socket_reaches_a_backend_and_names_the_vip() {
@@ -128,10 +129,9 @@ fn datagrams_there_and_back() {
         let (backend, from) = answer.split_once(' ').unwrap();
         assert!(hosts.contains(&backend), "{asked}: {answer}");
         assert_eq!(from, format!("{origin} 7000"), "{asked}: {answer}");
+        // One that is connected is the director's.
         let connected = client.ask(&format!("udp-connected {asked} 7000"));
-        let (backend, from) = connected.split_once(' ').unwrap();
-        assert!(hosts.contains(&backend), "{asked}: {connected}");
-        assert_eq!(from, format!("{origin} 7000 {origin} 7000"), "{asked}");
+        assert_eq!(connected, format!("TRAP {origin} 7000 {origin} 7000"), "{asked}");
     }
     // Draining does not move a socket, taking away does.
     let mut client = net.client(Language::Python, &place);
@@ -147,6 +147,79 @@ fn datagrams_there_and_back() {
     assert_eq!(set(&[]), "ECONNREFUSED");
     // Only UDP was asked for.
     assert_eq!(spread(&mut client, VIP, 1), parse("TRAP=1"));
+}
+
+/// The kernel displaces what was not used for longest, each half of a flow by itself.
+#[test]
+fn the_origin_of_answers_is_known_again_when_it_was_displaced() {
+    skip_if_impossible!();
+    let (place, net) = (Place::new(), Net::new(&["10.240.1.1"]));
+    let service = Service {
+        vip: vip(net.netns.cookie(), VIP, None, Protocol::Udp),
+        backends: backends(&[("10.240.1.1", 1)]),
+    };
+    apply(&place, vec![service]);
+    let flows = map_of(&place, "keepline_flows");
+    let mut client = net.client(Language::Python, &place);
+    for is_answer in [0, 1, 1] {
+        let expected = format!("10.240.1.1 {VIP} 7000");
+        assert_eq!(client.ask(&format!("udp {VIP} 7000 2")), expected);
+        // `is_answer` of `struct flow_key`.
+        let half = flows.keys().find(|key| key[28] == is_answer).unwrap();
+        flows.delete(&half).unwrap();
+    }
+}
+
+/// It hears its peer only, and that is the VIP: the answer of a backend would be lost.
+#[test]
+fn connected_datagram_sockets_stay_with_their_director() {
+    skip_if_impossible!();
+    let place = Place::new();
+    let net = Net::new(&["10.240.1.1", "fd00::11"]);
+    let udp = |address, backend| Service {
+        vip: vip(net.netns.cookie(), address, None, Protocol::Udp),
+        backends: backends(&[(backend, 1)]),
+    };
+    let services = vec![udp(VIP, "10.240.1.1"), udp(VIP6, "fd00::11")];
+    let mut clients = [VIP, "::ffff:10.240.0.2", VIP6].map(|asked| {
+        let mut client = net.client(Language::Python, &place);
+        client.does(&format!("udp-connect {asked} 7000"));
+        (asked, client)
+    });
+    let mut all_reach = |when: &str| {
+        for (asked, client) in &mut clients {
+            for to in [String::new(), format!(" {asked} 7000")] {
+                let answer = client.ask(&format!("udp-send{to}"));
+                assert_eq!(answer, format!("TRAP {asked} 7000"), "{when}, to `{to}`");
+            }
+        }
+    };
+    all_reach("before");
+    apply(&place, services);
+    all_reach("afterwards");
+    // To another VIP than its peer: it would not hear the answer, whoever gave it.
+    let mut client = net.client(Language::Python, &place);
+    client.does("udp-connect 10.240.1.1 7000");
+    assert_eq!(client.ask(&format!("udp-send {VIP} 7000")), "timed out");
+    assert_eq!(client.ask("udp-send"), "10.240.1.1 10.240.1.1 7000");
+    // Connected while it is applied.
+    client.does(&format!("udp-connect {VIP} 7000"));
+    assert_eq!(client.ask("udp-send"), format!("TRAP {VIP} 7000"));
+}
+
+#[test]
+fn a_socket_that_is_connected_elsewhere_names_its_new_peer() {
+    skip_if_impossible!();
+    let place = Place::new();
+    let net = Net::new(&["10.240.1.1"]);
+    apply(&place, vec![service(&net.netns, &[("10.240.1.1", 1)])]);
+    let mut client = net.client(Language::Python, &place);
+    client.does(&format!("connect {VIP} 7000"));
+    assert_eq!(client.ask("peer"), format!("{VIP} 7000"));
+    for asked in ["10.240.1.1", VIP] {
+        client.does(&format!("reconnect {asked} 7000"));
+        assert_eq!(client.ask("peer"), format!("{asked} 7000"));
+    }
 }
 
 #[test]

@@ -56,20 +56,41 @@ pub fn keepalive(socket: &OwnedFd) -> Result<Keepalive, Error> {
     })
 }
 
-/// Changes the keepalive settings of a TCP socket. Times are whole seconds, up to 32,767; where
-/// keepalive is on, the socket has been silent for `idle` already, and nothing is on its way, a
+/// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` (`include/net/tcp.h`).
+const MOST: Duration = Duration::from_secs(32_767);
+/// `MAX_TCP_KEEPCNT` (`include/net/tcp.h`).
+const MOST_PROBES: u32 = 127;
+
+/// Changes the keepalive settings of a TCP socket. Times are whole seconds; what is more than a
+/// socket can be given (32,767 s, 127 probes) is set to the most, since a socket without times of its
+/// own may show more: its namespace's sysctls know no such limit. What it shows already is not set, so
+/// that such a socket goes on as its namespace has it.
+///
+/// Where keepalive is on, the socket has been silent for `idle` already, and nothing is on its way, a
 /// probe leaves at once (`tcp_sock_set_keepidle_locked()`, `net/ipv4/tcp.c`).
 ///
 /// # Errors
-/// When it is no TCP socket, or a value is out of the kernel's range.
+/// When it is no TCP socket, or a value is 0.
 pub fn set_keepalive(socket: &OwnedFd, settings: &Keepalive) -> Result<(), Error> {
     use rustix::net::sockopt;
     let call = |source: rustix::io::Errno| Error::call("change", "keepalive settings", source);
+    let is = keepalive(socket)?;
     // On first: the times set a running timer anew.
-    sockopt::set_socket_keepalive(socket, settings.enabled).map_err(call)?;
-    sockopt::set_tcp_keepintvl(socket, settings.interval).map_err(call)?;
-    sockopt::set_tcp_keepcnt(socket, settings.probes).map_err(call)?;
-    sockopt::set_tcp_keepidle(socket, settings.idle).map_err(call)
+    if settings.enabled != is.enabled {
+        sockopt::set_socket_keepalive(socket, settings.enabled).map_err(call)?;
+    }
+    if settings.interval != is.interval {
+        sockopt::set_tcp_keepintvl(socket, settings.interval.min(MOST)).map_err(call)?;
+    }
+    if settings.probes != is.probes {
+        sockopt::set_tcp_keepcnt(socket, settings.probes.min(MOST_PROBES)).map_err(call)?;
+    }
+    // A timer that was switched on counts from now, this one from when it last heard something.
+    let starts = settings.enabled && !is.enabled && settings.idle <= MOST;
+    if settings.idle != is.idle || starts {
+        sockopt::set_tcp_keepidle(socket, settings.idle.min(MOST)).map_err(call)?;
+    }
+    Ok(())
 }
 
 /// `SO_COOKIE`: the kernel's identity of a socket, as sock_diag shows it.
@@ -106,6 +127,15 @@ mod tests {
         assert!(settings.enabled);
         assert_eq!(settings.idle, Duration::from_secs(77));
         assert_eq!(cookie(&copy).unwrap(), cookie(&client.into()).unwrap());
+    }
+
+    #[test]
+    fn more_than_a_socket_can_be_given_is_the_most() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap().into();
+        let [idle, interval] = [43_200, 40_000].map(Duration::from_secs);
+        set_keepalive(&socket, &Keepalive { enabled: true, idle, interval, probes: 200 }).unwrap();
+        let most = Keepalive { enabled: true, idle: MOST, interval: MOST, probes: MOST_PROBES };
+        assert_eq!(keepalive(&socket).unwrap(), most);
     }
 
     #[test]

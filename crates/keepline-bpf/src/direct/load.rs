@@ -1,11 +1,8 @@
 //! The programs and their maps: services on their way into the kernel and back.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    os::fd::AsFd,
-};
+use std::{collections::BTreeMap, os::fd::AsFd};
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, OpenObject};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Object, OpenObject};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Backend, Features, PROGRAMS, Service, Vip, table};
@@ -76,11 +73,12 @@ fn prepare(
             let can_refuse = u32::from(can_refuse).to_ne_bytes();
             map.set_initial_value(&[&can_refuse[..], &version].concat())?;
         }
-        // Of another version's layout: it is left behind.
+        // Of another version's layout or size: it is left behind.
         if let Some(running) = maps.iter().find(|map| map.name() == name)
             && running.map_type() == map.map_type()
             && running.key_size() == map.key_size()
             && running.value_size() == map.value_size()
+            && running.max_entries() == map.max_entries()
         {
             map.reuse_fd(running.as_fd())?;
         }
@@ -144,40 +142,58 @@ pub(super) fn read_services(map: &MapHandle) -> Result<Vec<Service>, Error> {
     Ok(services.map(|(vip, (_, backends))| Service { vip, backends }).collect())
 }
 
-/// Makes these the services of a map.
+/// Makes these the services of a map. First what is not to be there any more goes, then what is there
+/// otherwise is replaced, then the rest comes: where the map is full or memory short, no backend that
+/// is gone stays for want of room. What fails stops nothing else; the first failure is told.
 pub(super) fn write_services(map: &MapHandle, services: &[Service]) -> Result<Changes, Error> {
-    let object = |vip: &Vip| format!("service {} in namespace {}", vip.address, vip.netns.0);
-    let mut there = read(map)?;
-    let mut changes = Changes::default();
-    let canonical = |vip: &Vip| Vip { address: vip.address.to_canonical(), ..*vip };
-    let mut seen = BTreeSet::new();
-    if let Some(twice) = services.iter().find(|service| !seen.insert(canonical(&service.vip))) {
-        return Err(Error::Invalid(format!("{} is there twice", object(&twice.vip))));
-    }
+    let there = read(map)?;
+    let mut wanted = BTreeMap::new();
     for service in services {
-        let vip = canonical(&service.vip);
-        let before = there.remove(&vip);
-        let generation = match &before {
-            Some((_, backends)) if *backends == table::in_order(service) => continue,
-            Some((last, _)) => generation(*last),
-            None => generation(0),
-        };
-        let value = table::encode(service, generation);
-        // The map puts a new value in the place of the old: readers have the one or the other.
-        map.update(&table::encode_key(&vip), &value, MapFlags::ANY)
-            .map_err(|source| Error::bpf("write", object(&vip), source))?;
-        if before.is_some() {
-            changes.changed += 1;
-        } else {
-            changes.added += 1;
+        let vip = Vip { address: service.vip.address.to_canonical(), ..service.vip };
+        if wanted.insert(vip, service).is_some() {
+            return Err(Error::Invalid(format!("{} is there twice", name(&vip))));
         }
     }
-    for vip in there.keys() {
-        map.delete(&table::encode_key(vip))
-            .map_err(|source| Error::bpf("remove", object(vip), source))?;
-        changes.removed += 1;
+    let (known, new): (Vec<_>, Vec<_>) =
+        wanted.iter().partition(|(vip, _)| there.contains_key(vip));
+    let mut changes = Changes::default();
+    let mut failures = Vec::new();
+    let mut count = |result: Result<(), Error>, changed: &mut usize| match result {
+        Ok(()) => *changed += 1,
+        Err(error) => failures.push(error),
+    };
+    for vip in there.keys().filter(|vip| !wanted.contains_key(vip)) {
+        let removed = map.delete(&table::encode_key(vip));
+        let removed = removed.map_err(|source| Error::bpf("remove", name(vip), source));
+        count(removed, &mut changes.removed);
     }
-    Ok(changes)
+    for (vip, service) in known {
+        let (last, backends) = &there[vip];
+        if *backends != table::in_order(service) {
+            count(write(map, vip, service, generation(*last)), &mut changes.changed);
+        }
+    }
+    for (vip, service) in new {
+        count(write(map, vip, service, generation(0)), &mut changes.added);
+    }
+    failures.into_iter().next().map_or(Ok(changes), Err)
+}
+
+/// A service, for messages.
+fn name(vip: &Vip) -> String {
+    format!("service {} in namespace {}", vip.address, vip.netns.0)
+}
+
+/// The map puts a new value in the place of the old: readers find the one or the other.
+fn write(map: &MapHandle, vip: &Vip, service: &Service, generation: u32) -> Result<(), Error> {
+    let value = table::encode(service, generation);
+    map.update(&table::encode_key(vip), &value, MapFlags::ANY).map_err(|source| {
+        let mut object = name(vip);
+        if source.kind() == ErrorKind::TooBig {
+            object += &format!(" beside as many others as there may be ({})", map.max_entries());
+        }
+        Error::bpf("write", object, source)
+    })
 }
 
 /// Another number than the last, and than those of a service that was removed and comes back:
@@ -187,4 +203,54 @@ fn generation(last: u32) -> u32 {
     let millis = now.tv_sec.wrapping_mul(1000).wrapping_add(now.tv_nsec / 1_000_000);
     let low = u32::try_from(millis & i64::from(u32::MAX)).unwrap_or(0);
     if low == last { low.wrapping_add(1) } else { low }
+}
+
+#[cfg(test)]
+mod tests {
+    use libbpf_rs::{MapType, libbpf_sys};
+
+    use super::*;
+    use crate::{NetnsCookie, direct::Protocol};
+
+    /// A map like that of the programs, for this many services.
+    fn map(most: u32) -> Option<MapHandle> {
+        let options = libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+            map_flags: libbpf_sys::BPF_F_NO_PREALLOC,
+            ..Default::default()
+        };
+        let size = u32::try_from(table::SERVICE_SIZE).unwrap();
+        match MapHandle::create(MapType::Hash, Some("services"), 32, size, most, &options) {
+            Ok(map) => Some(map),
+            Err(why) => {
+                println!("SKIP: {why}");
+                assert!(std::env::var_os("CI").is_none(), "skipped in CI: {why}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_map_keeps_nothing_that_is_gone() {
+        let Some(map) = map(4) else { return };
+        let service = |number: u8, backend: u8| Service {
+            vip: Vip {
+                netns: NetnsCookie(1),
+                address: [10, 0, 0, number].into(),
+                port: None,
+                protocol: Protocol::Tcp,
+            },
+            backends: vec![Backend { address: [10, 0, 1, backend].into(), port: None, weight: 1 }],
+        };
+        let before = [3, 4, 5, 6].map(|number| service(number, 1));
+        let changes = write_services(&map, &before).unwrap();
+        assert_eq!(changes, Changes { added: 4, ..Changes::default() });
+        // Two are gone, one has another backend, and three more are one too many.
+        let now = [(1, 1), (2, 1), (4, 1), (5, 2), (7, 1)].map(|(vip, to)| service(vip, to));
+        let error = write_services(&map, &now).unwrap_err().to_string();
+        assert!(error.contains("10.0.0.7") && error.contains("may be (4)"), "{error}");
+        assert_eq!(read_services(&map).unwrap(), now[..4]);
+        let twice = write_services(&map, &[service(1, 1), service(1, 2)]).unwrap_err().to_string();
+        assert!(twice.contains("10.0.0.1 in namespace 1 is there twice"), "{twice}");
+    }
 }

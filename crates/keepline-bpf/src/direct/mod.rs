@@ -1,9 +1,13 @@
 //! Virtual addresses without a load balancer on the way.
 //!
-//! connect() and sendmsg() to a VIP are given the address of a backend, chosen by weight, before the
-//! kernel looks for a route: no packet is rewritten, and there is no entry that could be forgotten.
-//! The application sees the VIP, by getpeername() and as the origin of datagrams. Where no backend
-//! takes connections, connect() fails at once with `ECONNREFUSED`; it never falls back to the VIP.
+//! connect() of TCP sockets and sendmsg() to a VIP are given the address of a backend, chosen by
+//! weight, before the kernel looks for a route: no packet is rewritten, and there is no entry that
+//! could be forgotten. The application sees the VIP, by getpeername() and as the origin of datagrams.
+//! Where no backend takes connections, connect() fails at once with `ECONNREFUSED`; it never falls
+//! back to the VIP.
+//!
+//! UDP sockets that are connected are left to the director: nothing would tell one that its backend is
+//! gone, and the director's entry for it is made anew with its next datagram.
 //!
 //! Connections that exist are left alone, those through the load balancer as well as direct ones
 //! whose backend has gone: whoever takes a backend away aborts its sessions. An unconnected UDP

@@ -9,6 +9,11 @@ use keepline_bpf::{
     direct::{Backend, Config, Protocol, Service, Vip},
 };
 
+use libbpf_rs::{
+    MapCore, MapHandle,
+    query::{ProgInfoIter, ProgInfoQueryOptions},
+};
+
 use super::{Language, Netns, Peer, Place};
 
 pub const VIP: &str = "10.240.0.2";
@@ -35,6 +40,18 @@ pub fn service(netns: &Netns, of: &[(&str, u32)]) -> Service {
 pub fn apply(place: &Place, services: Vec<Service>) -> Direct {
     let config = Config { bpffs: place.bpffs.clone(), cgroup: place.cgroup.clone(), services };
     Direct::apply(&config).unwrap()
+}
+
+/// A map of what is applied.
+pub fn map_of(place: &Place, name: &str) -> MapHandle {
+    let state = Direct::read(&place.bpffs).unwrap().unwrap();
+    // It knows every map.
+    let program = state.hooks.iter().find(|hook| hook.name == "keepline_send4").unwrap().program;
+    let options = ProgInfoQueryOptions::default().include_map_ids(true);
+    let mut programs = ProgInfoIter::with_query_opts(options);
+    let maps = programs.find(|it| it.id == program).unwrap().map_ids.into_iter();
+    let mut maps = maps.map(|id| MapHandle::from_map_id(id).unwrap());
+    maps.find(|map| map.name() == name).unwrap()
 }
 
 /// A namespace with VIPs that are traps, and backends that say their own addresses.

@@ -2,7 +2,7 @@
 
 The same language is spoken by peer.c. Neither knows anything of Keepline.
 """
-import collections, errno, socket, sys, threading, time
+import collections, ctypes, errno, socket, sys, threading, time
 
 OPTIONS = {
     "keepalive": (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
@@ -54,6 +54,9 @@ def answer(words):
             wishes.append((name, int(value)))
         case ["connect", host, port]:
             at = connect(host, port)
+        case ["reconnect", host, port]:  # the same socket, after a connect() to AF_UNSPEC
+            ctypes.CDLL(None).connect(at.fileno(), bytes(16), 16)
+            at.connect((host, int(port)))
         case ["listen", host, port]:
             listener = socket.socket(family(host))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -123,6 +126,14 @@ def answer(words):
                 s.send(b"who")
                 data, origin = s.recvfrom(200)
                 return f"{data.decode()} {origin[0]} {origin[1]} {s.getpeername()[0]} {s.getpeername()[1]}"
+        case ["udp-connect", host, port]:
+            datagrams = made(host, socket.SOCK_DGRAM)
+            datagrams.settimeout(5)
+            datagrams.connect((host, int(port)))
+        case ["udp-send", *to]:  # to the peer, or with an address: the answer and its origin
+            datagrams.sendto(b"who", (to[0], int(to[1]))) if to else datagrams.send(b"who")
+            data, origin = datagrams.recvfrom(200)
+            return f"{data.decode()} {origin[0]} {origin[1]}"
         case _:
             return f"what is {words}?"
     return "ok"

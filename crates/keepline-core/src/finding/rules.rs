@@ -247,7 +247,7 @@ fn labels_that_say_nothing(snapshot: &Snapshot) -> Option<Finding> {
     Some(Finding {
         code: Code::POLICY_INVALID,
         sessions: 0,
-        detail: format!("{first}; the guard goes on with what was said before"),
+        detail: format!("{first}; a guard that runs goes on with what was said before"),
         fix: vec!["keepline policy".to_owned()],
         director: None,
     })

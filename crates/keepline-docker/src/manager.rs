@@ -116,7 +116,8 @@ impl Manager {
     /// made from.
     ///
     /// # Errors
-    /// As [`Self::services`]; a refusal where the service has another version by now.
+    /// As [`Self::services`]; where the service has another version by now, status 500 as for
+    /// failures of the Engine's own ("update out of sequence").
     pub fn update_service(&self, id: &str, version: u64, spec: &Value) -> Result<(), CallError> {
         let path = format!("/services/{}/update?version={version}", encode(id));
         self.call(Method::POST, &path, Some(spec)).map(drop)

@@ -103,6 +103,10 @@ impl Engine for Docker {
         self.manager.create_service(spec).map(drop).map_err(failed)
     }
 
+    fn update(&mut self, id: &str, version: u64, spec: &Value) -> Result<(), EngineError> {
+        self.manager.update_service(id, version, spec).map_err(failed)
+    }
+
     fn remove(&mut self, id: &str) -> Result<(), EngineError> {
         match self.manager.remove_service(id) {
             Err(error) if error.status() == Some(404) => Ok(()),

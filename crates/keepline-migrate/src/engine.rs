@@ -22,6 +22,13 @@ pub trait Engine {
     /// [`EngineError::Conflict`] where the name is taken.
     fn create(&mut self, spec: &Value) -> Result<(), EngineError>;
 
+    /// Gives the service with this id another spec, if it still has this version.
+    ///
+    /// # Errors
+    /// When the Engine does not answer or refuses, or the service has another version by now. The
+    /// Engine tells that no better than its own failures: the service is to be read again.
+    fn update(&mut self, id: &str, version: u64, spec: &Value) -> Result<(), EngineError>;
+
     /// Removes a service. One that is gone is no error.
     ///
     /// # Errors
@@ -54,6 +61,8 @@ pub trait Engine {
 pub struct Service {
     /// Its id.
     pub id: String,
+    /// Its version (`Version.Index`): another one after each change.
+    pub version: u64,
     /// The whole spec, as the Engine gave it.
     pub spec: Value,
     /// Its virtual addresses, by network id.
@@ -69,6 +78,7 @@ impl Service {
         let vips = value["Endpoint"]["VirtualIPs"].as_array();
         Some(Self {
             id: text(&value["ID"])?,
+            version: value["Version"]["Index"].as_u64().unwrap_or_default(),
             spec: value.get("Spec").filter(|spec| spec.is_object())?.clone(),
             vips: vips
                 .into_iter()

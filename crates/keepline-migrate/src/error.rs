@@ -72,10 +72,35 @@ pub enum Stop {
         /// Name of the service.
         service: String,
     },
+    /// Another run carries the migration out.
+    #[error(
+        "the migration of {service} is in the hands of another run, {by}: this one has stopped. \
+         Let that one end, or take it over"
+    )]
+    Overtaken {
+        /// Name of the service.
+        service: String,
+        /// Who it is.
+        by: String,
+    },
+    /// Another run has ended the migration otherwise, or somebody removed the copy.
+    #[error("the migration of {service} was ended by somebody else: this run has stopped")]
+    Ended {
+        /// Name of the service.
+        service: String,
+    },
     /// Somebody else's service has the name of the copy.
     #[error("a service named {0} is there already, which Keepline did not make")]
     NameTaken(String),
     /// Neither the service nor its copy is there.
     #[error("there is neither a service {0} nor a copy of it")]
     Lost(String),
+}
+
+impl Stop {
+    /// Whether the migration is somebody else's now: there is nothing to go back from.
+    #[must_use]
+    pub(crate) fn is_anothers(&self) -> bool {
+        matches!(self, Self::Overtaken { .. } | Self::Ended { .. })
+    }
 }

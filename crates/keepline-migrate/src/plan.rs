@@ -23,6 +23,8 @@ pub struct Shape {
     pub service: Option<Mode>,
     /// Whether its copy is there.
     pub copy: bool,
+    /// Which of them a run has set out to remove: it may go at any moment, and must go.
+    pub doomed: Option<Which>,
 }
 
 /// One step.
@@ -90,7 +92,7 @@ fn count(number: u64) -> usize {
 /// left of either.
 ///
 /// Before something is removed, the other one is waited for and its name looked up: at no moment
-/// does the name depend on something that was not seen to work.
+/// does the name depend on something that was not seen to work, or that is doomed.
 #[must_use]
 pub fn plan(shape: Shape, goal: Mode) -> Option<Vec<Step>> {
     use Which::{Copy, Service};
@@ -98,7 +100,14 @@ pub fn plan(shape: Shape, goal: Mode) -> Option<Vec<Step>> {
     match (shape.service, shape.copy) {
         (None, false) => return None,
         (Some(mode), false) if mode == goal => return Some(steps),
-        (Some(mode), true) if mode == goal => {}
+        (Some(mode), true) if mode == goal && shape.doomed != Some(Service) => {}
+        (Some(_), true) if shape.doomed == Some(Copy) => {
+            // That migration is as good as ended; the way back is one with a copy of its own.
+            steps.extend([Step::Await(Service), Step::Verify(Service)]);
+            steps.extend([Step::Remove(Copy), Step::Drain(Copy)]);
+            steps.extend(plan(Shape { copy: false, doomed: None, ..shape }, goal)?);
+            return Some(steps);
+        }
         (None, true) => steps.extend([Step::Drain(Service), Step::Create(goal)]),
         (Some(_), copy) => {
             if !copy {
@@ -117,12 +126,21 @@ pub fn plan(shape: Shape, goal: Mode) -> Option<Vec<Step>> {
 mod tests {
     use super::*;
 
-    const SHAPES: [Shape; 5] = [
-        Shape { service: Some(Mode::Vip), copy: false },
-        Shape { service: Some(Mode::Vip), copy: true },
-        Shape { service: None, copy: true },
-        Shape { service: Some(Mode::Dnsrr), copy: true },
-        Shape { service: Some(Mode::Dnsrr), copy: false },
+    const fn shape(service: Option<Mode>, copy: bool, doomed: Option<Which>) -> Shape {
+        Shape { service, copy, doomed }
+    }
+
+    const SHAPES: [Shape; 10] = [
+        shape(Some(Mode::Vip), false, None),
+        shape(Some(Mode::Vip), true, None),
+        shape(Some(Mode::Vip), true, Some(Which::Service)),
+        shape(Some(Mode::Vip), true, Some(Which::Copy)),
+        shape(None, true, None),
+        shape(None, true, Some(Which::Copy)),
+        shape(Some(Mode::Dnsrr), true, None),
+        shape(Some(Mode::Dnsrr), true, Some(Which::Service)),
+        shape(Some(Mode::Dnsrr), true, Some(Which::Copy)),
+        shape(Some(Mode::Dnsrr), false, None),
     ];
 
     fn after(shape: Shape, step: Step) -> Shape {
@@ -130,8 +148,13 @@ mod tests {
         match step {
             Step::CreateCopy => shape.copy = true,
             Step::Create(mode) => shape.service = Some(mode),
-            Step::Remove(Which::Copy) => shape.copy = false,
-            Step::Remove(Which::Service) => shape.service = None,
+            Step::Remove(which) => {
+                match which {
+                    Which::Copy => shape.copy = false,
+                    Which::Service => shape.service = None,
+                }
+                shape.doomed = shape.doomed.filter(|doomed| *doomed != which);
+            }
             Step::Await(_) | Step::Verify(_) | Step::Drain(_) => {}
         }
         shape
@@ -145,8 +168,14 @@ mod tests {
                 for step in plan(start, goal).unwrap() {
                     shape = after(shape, step);
                     assert!(shape.service.is_some() || shape.copy, "{start:?} {goal} {step:?}");
+                    // What is doomed may be gone already.
+                    if let Some(doomed) = shape.doomed {
+                        let left = after(shape, Step::Remove(doomed));
+                        let is_left = left.service.is_some() || left.copy;
+                        assert!(is_left || start.service.is_none(), "{start:?} {goal} {step:?}");
+                    }
                 }
-                assert_eq!(shape, Shape { service: Some(goal), copy: false }, "{start:?}");
+                assert_eq!(shape, self::shape(Some(goal), false, None), "{start:?}");
             }
         }
     }

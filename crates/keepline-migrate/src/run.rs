@@ -1,12 +1,13 @@
 //! Carrying a plan out.
 
+mod claim;
 mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::plan::{Shape, Step, Which, plan};
-use crate::state::State;
+use crate::state::{Claim, State};
 use crate::wait::{self, Tally};
 use crate::{Engine, EngineError, Mode, Network, Service, Stop, Surroundings, spec};
 
@@ -100,7 +101,15 @@ pub struct Found {
 
 impl Found {
     fn shape(&self) -> Shape {
-        Shape { service: self.service.as_ref().map(Service::mode), copy: self.copy.is_some() }
+        let removes = self.copy.as_ref().and_then(|(copy, _)| Claim::read(&copy.spec)?.removes);
+        let is_doomed = |service: &Service| removes.as_ref() == Some(&service.id);
+        let doomed = match (&self.service, &self.copy) {
+            (_, Some((copy, _))) if is_doomed(copy) => Some(Which::Copy),
+            (Some(service), _) if is_doomed(service) => Some(Which::Service),
+            _ => None,
+        };
+        let service = self.service.as_ref().map(Service::mode);
+        Shape { service, copy: self.copy.is_some(), doomed }
     }
 
     /// The steps from here to the service in mode `goal`.
@@ -117,12 +126,15 @@ pub struct Migration<'a> {
     tell: &'a mut dyn FnMut(Progress),
     name: String,
     settings: Settings,
+    claim: Claim,
     state: Option<State>,
     networks: Vec<Network>,
     // Services that this run created: every failed task of theirs is new.
     created: BTreeSet<String>,
     // Whether a failed task ends the run: on the way back there is nowhere else to go.
     strict: bool,
+    // Whether there is a copy that only this run may remove.
+    copy_seen: bool,
     // From here on nothing is left to go back to.
     copy_removed: bool,
 }
@@ -142,10 +154,12 @@ impl<'a> Migration<'a> {
             tell,
             name: name.to_owned(),
             settings,
+            claim: Claim::new(),
             state: None,
             networks: Vec::new(),
             created: BTreeSet::new(),
             strict: true,
+            copy_seen: false,
             copy_removed: false,
         }
     }
@@ -173,26 +187,28 @@ impl<'a> Migration<'a> {
         self.forward(to)
     }
 
-    /// Goes on where another run ended.
+    /// Goes on where another run ended. One that has not ended stops.
     pub fn resume(&mut self) -> Outcome {
-        match self.look() {
-            Ok(Found { copy: Some((_, state)), .. }) => self.forward(state.to),
-            Ok(_) => Outcome::NothingToDo,
+        match self.take_over() {
+            Ok(Some(state)) => self.forward(state.to),
+            Ok(None) => Outcome::NothingToDo,
             Err(why) => Outcome::Stopped { why, back: None },
         }
     }
 
-    /// Goes back from where another run ended.
+    /// Goes back from where another run ended. One that has not ended stops.
     pub fn rollback(&mut self) -> Outcome {
-        let goal = match self.look() {
-            Ok(Found { copy: Some((_, state)), .. }) => state.from,
-            Ok(_) => return Outcome::NothingToDo,
+        let goal = match self.take_over() {
+            Ok(Some(state)) => state.from,
+            Ok(None) => return Outcome::NothingToDo,
             Err(why) => return Outcome::Stopped { why, back: None },
         };
         self.strict = false;
         match self.walk(goal) {
             Ok(()) => Outcome::Done { warnings: Vec::new() },
-            Err(why) if self.copy_removed => Outcome::Done { warnings: vec![why.to_string()] },
+            Err(why) if self.copy_removed && !why.is_anothers() => {
+                Outcome::Done { warnings: vec![why.to_string()] }
+            }
             Err(why) => Outcome::Stopped { why, back: None },
         }
     }
@@ -200,6 +216,7 @@ impl<'a> Migration<'a> {
     fn forward(&mut self, to: Mode) -> Outcome {
         let why = match self.walk(to) {
             Ok(()) => return Outcome::Done { warnings: Vec::new() },
+            Err(why) if why.is_anothers() => return Outcome::Stopped { why, back: None },
             Err(why) if self.copy_removed => {
                 return Outcome::Done { warnings: vec![why.to_string()] };
             }
@@ -214,7 +231,7 @@ impl<'a> Migration<'a> {
         match self.walk(from) {
             Ok(()) => Outcome::RolledBack { why },
             // As before but for what the warning says; the reason is the first failure.
-            Err(back) if self.copy_removed => {
+            Err(back) if self.copy_removed && !back.is_anothers() => {
                 (self.tell)(Progress::Note(back.to_string()));
                 Outcome::RolledBack { why }
             }
@@ -227,6 +244,7 @@ impl<'a> Migration<'a> {
         let mut conflicts = 0;
         loop {
             let found = self.look()?;
+            self.heed(&found, goal)?;
             if let Some((_, state)) = &found.copy {
                 self.state = Some(state.clone());
             }
@@ -240,13 +258,13 @@ impl<'a> Migration<'a> {
                 let around = self.patiently(|engine| engine.surroundings())?;
                 self.networks = resolving(&spec, &around);
             }
-            match self.perform(&steps, &spec, goal) {
-                // Another run did it, or the Engine did and failed to say so: look again.
+            match self.perform(&steps, &spec, &found, goal) {
+                // It is not as it was, or the Engine did it and failed to say so: look again.
                 Err(Stop::Engine(EngineError::Conflict(_))) if conflicts < CONFLICTS => {
                     conflicts += 1;
                     self.clock.sleep(self.settings.poll)?;
                 }
-                done => return done,
+                done => return done.map_err(|why| self.reason(why, goal)),
             }
         }
     }
@@ -255,6 +273,7 @@ impl<'a> Migration<'a> {
         &mut self,
         steps: &[Step],
         spec: &serde_json::Value,
+        found: &Found,
         goal: Mode,
     ) -> Result<(), Stop> {
         for (index, step) in steps.iter().enumerate() {
@@ -264,12 +283,14 @@ impl<'a> Migration<'a> {
             match *step {
                 Step::CreateCopy => self.create_copy(goal)?,
                 Step::Create(mode) => {
-                    let spec = spec::with_mode(spec, mode);
-                    self.create(&spec)?;
+                    self.held()?.ok_or_else(|| self.moved())?;
+                    // What the copy was made of, where it was made on the way.
+                    let spec = self.state.as_ref().map_or(spec, |state| &state.spec);
+                    self.create(&spec::with_mode(spec, mode))?;
                 }
                 Step::Await(which) => self.wait_for(which, spec::monitor(spec))?,
-                Step::Verify(which) => self.verify(which)?,
-                Step::Remove(which) => self.remove(which)?,
+                Step::Verify(which) => self.verify(which, goal)?,
+                Step::Remove(which) => self.remove(which, found, goal)?,
                 Step::Drain(which) => self.drain(which, spec::stop_grace(spec))?,
             }
         }
@@ -288,11 +309,23 @@ impl<'a> Migration<'a> {
         let service = self
             .patiently(|engine| engine.service(&name))?
             .ok_or_else(|| Stop::Lost(name.clone()))?;
-        let state = State { from: service.mode(), to, spec: service.spec };
+        if service.mode() == to {
+            return Err(self.moved());
+        }
+        // Where there was a copy that had to go: the direction stays, and its tasks are waited for.
+        let known = self.state.as_ref().map(|state| (state.from, state.to));
+        if known.is_some() {
+            self.drain(Which::Copy, spec::stop_grace(&service.spec))?;
+        }
+        let (from, to) = known.unwrap_or((service.mode(), to));
+        let state = State { from, to, spec: service.spec };
         let ids: Vec<&str> = self.networks.iter().map(|network| network.id.as_str()).collect();
-        let copy = spec::copy(&state.spec, &state.labels(), &ids);
+        let labels: Vec<_> = state.labels().into_iter().chain([self.claim.label()]).collect();
+        let copy = spec::copy(&state.spec, &labels, &ids);
         self.state = Some(state);
-        self.create(&copy)
+        self.create(&copy)?;
+        self.copy_seen = true;
+        Ok(())
     }
 
     /// Creates a service. Where the Engine fails it may still have created it: that is looked at
@@ -317,26 +350,6 @@ impl<'a> Migration<'a> {
         Ok(())
     }
 
-    /// Removes one of the two, if the other one serves this very moment.
-    fn remove(&mut self, which: Which) -> Result<(), Stop> {
-        let other = match which {
-            Which::Service => Which::Copy,
-            Which::Copy => Which::Service,
-        };
-        self.wait_for(other, Duration::ZERO)?;
-        let name = self.name_of(which);
-        let Some(service) = self.patiently(|engine| engine.service(&name))? else { return Ok(()) };
-        if which == Which::Service
-            && let Some(state) = &self.state
-            && !spec::same(&service.spec, &spec::with_mode(&state.spec, service.mode()))
-        {
-            return Err(Stop::Changed { service: name });
-        }
-        self.patiently(|engine| engine.remove(&service.id))?;
-        self.copy_removed |= which == Which::Copy;
-        Ok(())
-    }
-
     /// Waits until all tasks run, and have run for `steady`.
     fn wait_for(&mut self, which: Which, steady: Duration) -> Result<(), Stop> {
         let name = self.name_of(which);
@@ -348,17 +361,7 @@ impl<'a> Migration<'a> {
             let service = self
                 .patiently(|engine| engine.service(&name))?
                 .ok_or_else(|| Stop::Lost(name.clone()))?;
-            let tasks = self.patiently(|engine| engine.tasks(&name))?;
-            let known = known.get_or_insert_with(|| match self.created.contains(&name) {
-                true => BTreeSet::new(),
-                false => wait::failures(&service, &tasks),
-            });
-            let tally = Tally::of(&service, &tasks, known);
-            if self.strict
-                && let Some(why) = tally.failed
-            {
-                return Err(Stop::TaskFailed { service: name, why });
-            }
+            let tally = self.tally(&service, &mut known)?;
             if told != tally.text {
                 (self.tell)(Progress::Waiting(tally.text.clone()));
                 told.clone_from(&tally.text);
@@ -377,6 +380,25 @@ impl<'a> Migration<'a> {
                 self.in_time(begun, self.settings.timeout, &format!("tasks of {name}"), &told)?;
             }
             self.clock.sleep(self.settings.poll)?;
+        }
+    }
+
+    /// How far the tasks of a service are now. `known`: its old failures, from the first look on.
+    fn tally(
+        &mut self,
+        service: &Service,
+        known: &mut Option<BTreeSet<String>>,
+    ) -> Result<Tally, Stop> {
+        let name = service.name();
+        let tasks = self.patiently(|engine| engine.tasks(name))?;
+        let known = known.get_or_insert_with(|| match self.created.contains(name) {
+            true => BTreeSet::new(),
+            false => wait::failures(service, &tasks),
+        });
+        let tally = Tally::of(service, &tasks, known);
+        match tally.failed {
+            Some(why) if self.strict => Err(Stop::TaskFailed { service: name.to_owned(), why }),
+            _ => Ok(tally),
         }
     }
 

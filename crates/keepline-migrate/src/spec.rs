@@ -83,6 +83,20 @@ pub fn with_mode(spec: &Value, mode: Mode) -> Value {
     changed
 }
 
+/// The same spec with `labels` beside or instead of the service's own.
+///
+/// That restarts no task: the Swarm compares the task template and the endpoint (`IsTaskDirty` in
+/// swarmkit's manager/orchestrator/task.go), and both stay as they are.
+#[must_use]
+pub fn with_labels(spec: &Value, labels: &[(&str, String)]) -> Value {
+    let mut changed = spec.clone();
+    let all = member(&mut changed, "Labels");
+    for (key, value) in labels {
+        all[*key] = json!(value);
+    }
+    changed
+}
+
 /// The spec of the copy: everything as it is, but for its name, `labels` beside the others, and
 /// the service's name as one more alias in each of the networks `resolving`, by id.
 ///
@@ -94,12 +108,8 @@ pub fn with_mode(spec: &Value, mode: Mode) -> Value {
 #[must_use]
 pub fn copy(spec: &Value, labels: &[(&str, String)], resolving: &[&str]) -> Value {
     let service = spec["Name"].as_str().unwrap_or_default().to_owned();
-    let mut copy = spec.clone();
+    let mut copy = with_labels(spec, labels);
     copy["Name"] = json!(copy_name(&service));
-    let all = member(&mut copy, "Labels");
-    for (key, value) in labels {
-        all[*key] = json!(value);
-    }
     copy["EndpointSpec"] = json!({ "Mode": Mode::Dnsrr.name() });
     for list in ["/TaskTemplate/Networks", "/Networks"] {
         let networks = copy.pointer_mut(list).and_then(Value::as_array_mut);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Migration, Progress};
 use crate::plan::Which;
-use crate::{Names, Network, Service, Stop, names};
+use crate::{Mode, Names, Network, Service, Stop, names};
 
 /// For so long stale names may stand before it is said.
 const STALE: Duration = Duration::from_secs(30);
@@ -14,12 +14,12 @@ const STALE: Duration = Duration::from_secs(30);
 impl Migration<'_> {
     /// Sees in each network that the name leads to the tasks of `which`; at the end, that it leads
     /// nowhere else.
-    pub(super) fn verify(&mut self, which: Which) -> Result<(), Stop> {
+    pub(super) fn verify(&mut self, which: Which, goal: Mode) -> Result<(), Stop> {
         for network in self.networks.clone() {
             let begun = self.clock.now();
             let mut told = String::new();
             loop {
-                let text = match self.seen_from(&network, which)? {
+                let text = match self.seen_from(&network, which, goal)? {
                     Ok(()) => break,
                     Err(text) => text,
                 };
@@ -40,7 +40,12 @@ impl Migration<'_> {
     }
 
     /// One look into one network; what is wrong, in words.
-    fn seen_from(&mut self, network: &Network, which: Which) -> Result<Result<(), String>, Stop> {
+    fn seen_from(
+        &mut self,
+        network: &Network,
+        which: Which,
+        goal: Mode,
+    ) -> Result<Result<(), String>, Stop> {
         let found = self.look()?;
         let (service, copy) = (found.service.as_ref(), found.copy.as_ref().map(|(copy, _)| copy));
         let meant = match which {
@@ -48,6 +53,9 @@ impl Migration<'_> {
             Which::Copy => copy,
         };
         let Some(meant) = meant else { return Err(Stop::Lost(self.name_of(which))) };
+        if self.copy_removed && meant.mode() != goal {
+            return Err(Stop::Ended { service: self.name.clone() });
+        }
         let tasks = self.patiently(|engine| engine.tasks(meant.name()))?;
         let expected = names::expected(meant, &tasks).remove(&network.id).unwrap_or_default();
         let carriers: Vec<&str> =

@@ -69,7 +69,7 @@ fn a_rollback_that_dies_at_any_call_is_taken_up_too() {
     let at = (1..=calls)
         .find(|at| {
             let fake = dead(from, to, *at, Fault::CrashAfter);
-            fake.0.borrow().changes == 3
+            fake.0.borrow().changes == 4
         })
         .unwrap();
     let before = dead(from, to, at, Fault::CrashAfter).0.borrow().calls;

@@ -8,4 +8,6 @@ mod failures;
 mod model;
 mod refusals;
 mod specs;
+mod turns;
+mod two;
 mod ways;

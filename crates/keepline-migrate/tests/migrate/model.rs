@@ -1,19 +1,21 @@
 //! A Swarm in memory, with a clock of its own. It resolves names as the Engine does: a dnsrr
 //! task's name goes when it begins to stop, a VIP's name with the last task that is still there.
 
-use std::cell::RefCell;
+mod calls;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keepline_migrate::{
-    Clock, Engine, EngineError, Interrupted, Migration, Mode, Names, Network, Node, Outcome,
-    Placed, Progress, Service, Settings, Surroundings, Task, TaskState, spec,
+    EngineError, Migration, Mode, Network, Node, Outcome, Progress, Service, Settings,
+    Surroundings, TaskState, spec,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::specs::{db, node};
+use crate::turns::{Player, Shared};
 
 /// The networks of the model; names are resolved in these.
 pub const NETWORKS: [&str; 2] = ["net1", "net2"];
@@ -107,9 +109,13 @@ pub struct Swarm {
     pub down: BTreeSet<usize>,
     pub calls: usize,
     pub changes: usize,
+    /// The calls that made them.
+    pub changed_at: Vec<usize>,
     pub fault: Option<(usize, Fault)>,
     /// All tasks of this service fail just before this call.
     pub kill: Option<(usize, &'static str)>,
+    /// Somebody writes to this service just before this call.
+    pub touch: Option<(usize, &'static str)>,
     /// The call that removed a service first.
     pub removed_at: Option<usize>,
     /// Services that were created while tasks of an older one of that name were stopping.
@@ -154,6 +160,7 @@ impl Swarm {
         for known in &mut self.known {
             if !known.removed && known.service.name() == name {
                 change(&mut known.service.spec);
+                known.service.version += 1;
             }
         }
     }
@@ -172,7 +179,8 @@ impl Swarm {
             Mode::Dnsrr => BTreeMap::new(),
             Mode::Vip => networks.iter().map(|it| ((*it).to_owned(), self.address(it))).collect(),
         };
-        let service = Service { id: id.clone(), spec: spec.clone(), vips, update: None };
+        let (id_of, spec_of) = (id.clone(), spec.clone());
+        let service = Service { id: id_of, version: 1, spec: spec_of, vips, update: None };
         self.known.push(Known { service, removed: false });
         for slot in 0..spec::replicas(spec).unwrap_or(2) {
             self.start(&id, spec, usize::try_from(slot).unwrap());
@@ -206,6 +214,29 @@ impl Swarm {
         self.next += 1;
         let third = u8::try_from(NETWORKS.iter().position(|it| *it == network).unwrap()).unwrap();
         IpAddr::from([10, 0, third, self.next])
+    }
+
+    /// The Engine's words, and its status 500, where the version is another one.
+    fn update(&mut self, id: &str, version: u64, spec: &Value) -> Result<(), EngineError> {
+        let mut all = self.known.iter_mut().filter(|known| !known.removed);
+        let Some(known) = all.find(|known| known.service.id == id) else {
+            return Err(EngineError::Refused(format!("service {id} not found")));
+        };
+        if known.service.version != version {
+            let text = "rpc error: code = Unknown desc = update out of sequence";
+            return Err(EngineError::Failing(text.to_owned()));
+        }
+        let mut relabelled = known.service.spec.clone();
+        relabelled["Labels"] = spec["Labels"].clone();
+        assert_eq!(relabelled, *spec, "more than labels would restart tasks");
+        known.service.version += 1;
+        known.service.spec = relabelled;
+        Ok(())
+    }
+
+    fn changing(&mut self) {
+        self.changes += 1;
+        self.changed_at.push(self.calls);
     }
 
     fn remove(&mut self, id: &str) {
@@ -302,7 +333,7 @@ impl Swarm {
 
 /// The model, as engine and as clock.
 #[derive(Clone)]
-pub struct Fake(pub Rc<RefCell<Swarm>>);
+pub struct Fake(pub Arc<Shared>, pub Option<Player>);
 
 impl Fake {
     /// A service `db` in this mode with two tasks that run.
@@ -323,7 +354,7 @@ impl Fake {
         swarm.add(&db(mode)).unwrap();
         swarm.pass(Duration::from_secs(60));
         swarm.guarded = Some("db".to_owned());
-        Self(Rc::new(RefCell::new(swarm)))
+        Self(Arc::new(Shared::new(swarm)), None)
     }
 
     /// One run of the program.
@@ -359,12 +390,20 @@ impl Fake {
         &self,
         work: impl FnOnce(&mut Swarm) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
+        if let Some(player) = &self.1 {
+            player.call();
+        }
         let mut swarm = self.0.borrow_mut();
         swarm.calls += 1;
         if let Some((at, name)) = swarm.kill
             && at == swarm.calls
         {
             swarm.kill_all_of(name);
+        }
+        if let Some((at, name)) = swarm.touch
+            && at == swarm.calls
+        {
+            swarm.change_spec(name, |_| {});
         }
         let fault = swarm.fault.filter(|(at, _)| *at == swarm.calls).map(|(_, fault)| fault);
         let failed = || EngineError::Failing("rpc error: no leader".to_owned());
@@ -398,97 +437,5 @@ impl Fake {
         assert_eq!(swarm.running("db"), 2);
         assert_eq!(swarm.leftovers(), 0);
         assert_eq!(swarm.overlaps, 0, "the old tasks were not waited for");
-    }
-}
-
-impl Clock for Fake {
-    fn now(&self) -> Duration {
-        self.0.borrow().now
-    }
-
-    fn sleep(&mut self, duration: Duration) -> Result<(), Interrupted> {
-        let mut swarm = self.0.borrow_mut();
-        swarm.sleeps += 1;
-        if swarm.interrupt == Some(swarm.sleeps) {
-            return Err(Interrupted);
-        }
-        swarm.pass(duration);
-        Ok(())
-    }
-}
-
-impl Engine for Fake {
-    fn service(&mut self, name: &str) -> Result<Option<Service>, EngineError> {
-        self.call(|swarm| Ok(swarm.service(name)))
-    }
-
-    fn create(&mut self, spec: &Value) -> Result<(), EngineError> {
-        self.call(|swarm| {
-            swarm.changes += 1;
-            swarm.add(spec)
-        })
-    }
-
-    fn remove(&mut self, id: &str) -> Result<(), EngineError> {
-        self.call(|swarm| {
-            swarm.changes += 1;
-            swarm.removed_at.get_or_insert(swarm.calls);
-            swarm.remove(id);
-            Ok(())
-        })
-    }
-
-    fn tasks(&mut self, service: &str) -> Result<Vec<Task>, EngineError> {
-        self.call(|swarm| {
-            let own = swarm.tasks.iter().filter(|task| task.service_name == service);
-            let now = swarm.now;
-            Ok(own
-                .map(|task| {
-                    let (state, word) = task.state(now);
-                    Task {
-                        id: task.id.clone(),
-                        service: task.service.clone(),
-                        node: Some(format!("node{}", task.node)),
-                        state,
-                        word: word.to_owned(),
-                        wanted: task.stop.is_none() && state != TaskState::Failed,
-                        why: (state == TaskState::Failed).then(|| "unhealthy container".to_owned()),
-                        addresses: task.addresses.clone(),
-                    }
-                })
-                .collect())
-        })
-    }
-
-    fn surroundings(&mut self) -> Result<Surroundings, EngineError> {
-        self.call(|swarm| {
-            let mut around = swarm.around.clone();
-            around.services.extend(swarm.live().cloned());
-            let there = swarm.tasks.iter().filter(|task| task.is_there(swarm.now));
-            around.tasks.extend(there.map(|task| Placed {
-                service: task.service.clone(),
-                node: format!("node{}", task.node),
-                addresses: task.addresses.clone(),
-                ..Placed::default()
-            }));
-            for index in &swarm.down {
-                around.nodes[*index].value["Status"]["State"] = json!("down");
-            }
-            Ok(around)
-        })
-    }
-
-    fn names(
-        &mut self,
-        network: &str,
-        name: &str,
-        _carriers: &[&str],
-    ) -> Result<Names, EngineError> {
-        self.call(|swarm| {
-            Ok(match swarm.not_here.contains(network) {
-                true => Names::NotHere,
-                false => Names::Asked(swarm.resolve(network, name).0),
-            })
-        })
     }
 }

@@ -21,7 +21,7 @@ fn there_and_back_only_the_mode_differs() {
         let begun = told.iter().filter(|it| matches!(it, Progress::Step(..))).count();
         assert_eq!(begun, steps, "{told:#?}");
     }
-    assert_eq!(fake.0.borrow().changes, 8);
+    assert_eq!(fake.0.borrow().changes, 12);
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn the_copy_remembers_and_differs_in_nothing_else() {
     let remembered = state::State::read(&copy, "db").unwrap();
     assert_eq!(remembered.spec, db(Mode::Vip));
     assert_eq!((remembered.from, remembered.to), (Mode::Vip, Mode::Dnsrr));
-    for label in [state::LABEL, state::SPEC_LABEL] {
+    for label in [state::LABEL, state::SPEC_LABEL, state::CLAIM_LABEL] {
         copy["Labels"].as_object_mut().unwrap().remove(label).unwrap();
     }
     let networks = copy["TaskTemplate"]["Networks"].as_array_mut().unwrap();

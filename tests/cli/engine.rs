@@ -18,6 +18,8 @@ pub struct Swarm {
     pub changes: Vec<String>,
     /// `Swarm` of `/info`.
     pub info: Value,
+    /// How often each was updated, by id.
+    updates: BTreeMap<String, u64>,
     next: usize,
 }
 
@@ -42,7 +44,32 @@ impl Swarm {
     }
 
     fn listed(&self) -> Vec<Value> {
-        self.services.iter().map(|(id, spec)| json!({"ID": id, "Spec": spec})).collect()
+        let listed = |(id, spec): (&String, &Value)| {
+            let version = self.version(id);
+            json!({"ID": id, "Version": {"Index": version}, "Spec": spec})
+        };
+        self.services.iter().map(listed).collect()
+    }
+
+    fn version(&self, id: &str) -> u64 {
+        self.updates.get(id).copied().unwrap_or_default()
+    }
+
+    fn update(&mut self, id: &str, path: &str, body: &str) -> (u16, Value) {
+        let version = self.version(id);
+        if !path.ends_with(&format!("?version={version}")) {
+            return (
+                500,
+                json!({"message": "rpc error: code = Unknown desc = update out of sequence"}),
+            );
+        }
+        let spec = serde_json::from_str(body).expect("a spec");
+        if self.services.insert(id.to_owned(), spec).is_none() {
+            self.services.remove(id);
+            return (404, json!({"message": "service not found"}));
+        }
+        self.updates.insert(id.to_owned(), version + 1);
+        (200, json!({ "Warnings": null }))
     }
 
     /// Tasks whose name begins as the filter in `path` says.
@@ -91,6 +118,10 @@ impl Swarm {
                 }
                 self.add(&spec);
                 (201, json!({ "ID": format!("id{}", self.next) }))
+            }
+            ("POST", _) if route.ends_with("/update") => {
+                let id = route.trim_start_matches("/services/").trim_end_matches("/update");
+                self.update(id, path, body)
             }
             ("DELETE", _) => match self.services.remove(route.trim_start_matches("/services/")) {
                 Some(_) => (200, Value::Null),

@@ -87,8 +87,10 @@ fn there_step_by_step() {
         bench.changes(),
         [
             "POST /services/create",
+            "POST /services/id2/update",
             "DELETE /services/id1",
             "POST /services/create",
+            "POST /services/id2/update",
             "DELETE /services/id2"
         ]
     );

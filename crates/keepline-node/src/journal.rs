@@ -147,8 +147,8 @@ fn compacted(
     for record in &kept {
         add_line(&mut lines, record, path)?;
     }
-    write_beside(path, |out| out.write_all(&lines))?;
-    Ok(Some(kept))
+    // Where there is no room for that, it stays long.
+    Ok(write_beside(path, |out| out.write_all(&lines)).is_ok().then_some(kept))
 }
 
 #[cfg(test)]

@@ -239,6 +239,11 @@ pub fn standing() -> Result<Vec<Standing>, RunError> {
     Ok(squashed(plan::journal::standing(&journal::read(&folder().join(JOURNAL))?)))
 }
 
+fn command_line() -> String {
+    let words: Vec<_> = std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect();
+    words.join(" ")
+}
+
 fn me() -> By {
     let name = |variable| std::env::var(variable).ok().filter(|name| !name.is_empty());
     By {
@@ -246,7 +251,7 @@ fn me() -> By {
         user: name("SUDO_USER")
             .or_else(|| name("USER"))
             .unwrap_or_else(|| user(rustix::process::getuid().as_raw())),
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: command_line(),
         guard: false,
     }
 }
@@ -269,7 +274,10 @@ pub(crate) fn write_beside(
         out.flush()?;
         fs::rename(&beside, path)
     };
-    write().map_err(failed("write", path))
+    write().map_err(|error| {
+        let _ = fs::remove_file(&beside);
+        failed("write", path)(error)
+    })
 }
 
 /// Where sessions went in earlier looks.

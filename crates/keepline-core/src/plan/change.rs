@@ -165,7 +165,7 @@ pub enum What {
     },
     /// A keepalive probe is sent on sockets, whose settings are then as before.
     Touch {
-        /// The sockets. The journal has only their number.
+        /// The sockets. The journal has the keepalive that they get for that moment.
         #[serde(serialize_with = "number", skip_deserializing)]
         sockets: Vec<SocketId>,
     },

@@ -276,7 +276,7 @@ impl Job<'_> {
             {
                 let why = text::escape(&why.to_string(), text::SENTENCE);
                 say!("keepline: error: {why}");
-                say!("help: nothing was changed");
+                say!("help: {name} runs, and there is no copy of it");
                 Ok(IN_PART)
             }
             Outcome::Stopped { why, back } => {

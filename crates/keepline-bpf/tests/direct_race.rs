@@ -1,7 +1,5 @@
 //! Services that are replaced at the moment in which somebody is led to a backend.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod common;
 
 use std::{

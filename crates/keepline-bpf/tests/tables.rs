@@ -1,7 +1,5 @@
 //! The kernel's tables, walked while they move.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod common;
 
 use std::{

@@ -212,6 +212,20 @@ fn connections_to_come_get_keepalive_until_it_is_undone() {
     assert!(!run.pins().exists(), "nothing of it is left");
 }
 
+/// A namespace may have longer times than a socket can be given: back is then the longest.
+#[test]
+fn times_that_no_socket_takes_are_given_back_as_far_as_that_goes() {
+    needs_root_and_nft!();
+    let run = Run::new("longest");
+    let lab = Lab::up("longest", &["--sessions", "2", "--tcp-timeout", "90s"]);
+    in_netns(&lab.client, "sysctl -qw net.ipv4.tcp_keepalive_time=43200");
+    run.done(&["apply", "keepalive", "--netns", &lab.client, "--idle", "20s", "--yes"]);
+    let text = run.done(&["undo", "--yes"]);
+    assert!(text.contains("2 set") && !text.contains("left alone"), "{text}");
+    assert_eq!(in_netns(&lab.client, "sysctl -n net.ipv4.tcp_keepalive_time"), "43200\n");
+    assert_eq!(run.done(&["status"]), "Nothing is applied.\n");
+}
+
 /// Connects, then sets longer times and switches keepalive off, and says what it has.
 const OVERRIDES: &str = "
 import socket

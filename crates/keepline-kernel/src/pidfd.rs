@@ -61,6 +61,19 @@ const MOST: Duration = Duration::from_secs(32_767);
 /// `MAX_TCP_KEEPCNT` (`include/net/tcp.h`).
 const MOST_PROBES: u32 = 127;
 
+impl Keepalive {
+    /// As far as a socket can be given it.
+    #[must_use]
+    pub fn possible(self) -> Self {
+        Self {
+            enabled: self.enabled,
+            idle: self.idle.min(MOST),
+            interval: self.interval.min(MOST),
+            probes: self.probes.min(MOST_PROBES),
+        }
+    }
+}
+
 /// Changes the keepalive settings of a TCP socket. Times are whole seconds; what is more than a
 /// socket can be given (32,767 s, 127 probes) is set to the most, since a socket without times of its
 /// own may show more: its namespace's sysctls know no such limit. What it shows already is not set, so
@@ -74,21 +87,21 @@ const MOST_PROBES: u32 = 127;
 pub fn set_keepalive(socket: &OwnedFd, settings: &Keepalive) -> Result<(), Error> {
     use rustix::net::sockopt;
     let call = |source: rustix::io::Errno| Error::call("change", "keepalive settings", source);
-    let is = keepalive(socket)?;
+    let (is, possible) = (keepalive(socket)?, settings.possible());
     // On first: the times set a running timer anew.
     if settings.enabled != is.enabled {
         sockopt::set_socket_keepalive(socket, settings.enabled).map_err(call)?;
     }
     if settings.interval != is.interval {
-        sockopt::set_tcp_keepintvl(socket, settings.interval.min(MOST)).map_err(call)?;
+        sockopt::set_tcp_keepintvl(socket, possible.interval).map_err(call)?;
     }
     if settings.probes != is.probes {
-        sockopt::set_tcp_keepcnt(socket, settings.probes.min(MOST_PROBES)).map_err(call)?;
+        sockopt::set_tcp_keepcnt(socket, possible.probes).map_err(call)?;
     }
     // A timer that was switched on counts from now, this one from when it last heard something.
     let starts = settings.enabled && !is.enabled && settings.idle <= MOST;
     if settings.idle != is.idle || starts {
-        sockopt::set_tcp_keepidle(socket, settings.idle.min(MOST)).map_err(call)?;
+        sockopt::set_tcp_keepidle(socket, possible.idle).map_err(call)?;
     }
     Ok(())
 }

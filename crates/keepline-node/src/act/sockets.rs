@@ -152,6 +152,11 @@ fn wished(from: KeepaliveSettings) -> exact::Settings {
     exact::Settings { enabled, idle, interval, probes }
 }
 
+/// Whether a socket has what it was given, as far as that can be.
+fn took(is: Keepalive, given: Keepalive) -> bool {
+    is == given || is == given.possible()
+}
+
 /// Changes keepalive. Sockets that are gone, or that their owners have set otherwise since, are
 /// left alone.
 pub(super) fn set_keepalive(
@@ -186,7 +191,7 @@ pub(super) fn set_keepalive(
             let _ = pidfd::set_keepalive(&copy, &keepalive(is));
             return Err(error.into());
         }
-        if settings(pidfd::keepalive(&copy)?) == change.after {
+        if took(pidfd::keepalive(&copy)?, keepalive(change.after)) {
             set += 1;
         } else {
             drifted += 1;
@@ -197,7 +202,9 @@ pub(super) fn set_keepalive(
         let now = exact::set(&by_program)?;
         for change in &by_program {
             match now.get(&change.cookie) {
-                Some(is) if *is == change.after => programmed += 1,
+                Some(is) if took(keepalive(told(*is)), keepalive(told(change.after))) => {
+                    programmed += 1;
+                }
                 Some(_) => drifted += 1,
                 None => closed += 1,
             }

@@ -63,8 +63,7 @@ fn rules_of(pass: &Pass) -> KeepaliveRules {
 fn pass_with(file: &[(&str, &str)], db: &[(&str, &str)], web: &[(&str, &str)]) -> Pass {
     let (mut snapshot, mut topology) = two_services();
     topology.services[1].name = "web".to_owned();
-    let serve = |name: &str| Some(Named { id: name.to_owned(), name: name.to_owned() });
-    topology.containers[1].service = serve("web");
+    topology.containers[1].service = Some(Named { id: "s2".to_owned(), name: "web".to_owned() });
     for (at, labels) in [db, web].into_iter().enumerate() {
         for (key, value) in labels {
             topology.services[at].labels.insert(format!("keepline.{key}"), (*value).to_owned());

@@ -174,6 +174,7 @@ fn keepalive_by_policy_is_of_no_neighbour() {
     assert!(has(&rules, client, "10.0.1.2").is_some());
     assert_eq!(has(&rules, client, "10.0.1.9"), None);
     assert_eq!(has(&rules, backend, &own.to_string()), None, "a task of `web`: {rules:?}");
+    assert!(has(&rules, backend, "10.0.1.2").is_some(), "as a client of `db`: {rules:?}");
     let rules = rules_of(&pass_with(&[], &[], &[("strategy", "keepalive")]));
     assert!(has(&rules, backend, &own.to_string()).is_some(), "{rules:?}");
 

@@ -1,6 +1,4 @@
-//! One pass of the guard: from what holds to what has to be changed. The strategies themselves are
-//! planned beside; here is only which of them is for whom, what somebody else has decided, and what
-//! is no longer wanted.
+//! What policies come to for each director and what is behind it, and the plans for that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,222 +7,30 @@ use std::{
 };
 
 use super::{
-    Action, Change, DirectService, HoldWish, KeepaliveChange, KeepaliveRule, KeepaliveRules,
-    KeepaliveWish, Memory, Plan, Refused, TimeoutWish, What,
-    direct::{self, Unanswered, unanswered},
-    heal, hold,
-    journal::Standing,
-    keepalive, rehash, timeout, turn,
+    super::{
+        Action, Change, DirectService, KeepaliveRule, KeepaliveRules, KeepaliveWish, Plan,
+        TimeoutWish, What,
+        direct::{self, Unanswered, unanswered},
+        journal::Standing,
+        keepalive, rehash, timeout, turn,
+    },
+    InForce, Sessions,
+    given::Given,
+    none,
 };
 use crate::{
-    judge::{Judgement, Summary},
-    names::Namer,
+    judge::Judgement,
     policy::{Policies, Policy, Setting, Source, Strategy},
-    session::{Session, Verdict},
-    snapshot::{KeepaliveSettings, Namespace, ServiceId, Snapshot, topology::Network},
+    snapshot::{Namespace, ServiceId, Snapshot, topology::Network},
 };
 
 /// Sessions that another scheduler has placed are carried for so long when `rehash` begins; the
 /// guard holds those whose socket is here beyond that.
 const CARRY: Duration = Duration::from_secs(24 * 3600);
 
-/// What is in force on the machine.
-#[derive(Debug, Clone, Default)]
-pub struct InForce {
-    /// By the journal.
-    pub standing: Vec<Standing>,
-    /// Keepalive by the kernel's programs.
-    pub rules: Option<KeepaliveRules>,
-    /// Direct connections by the kernel's programs.
-    pub direct: Option<Vec<DirectService>>,
-    /// What could not be taken back a moment ago, by number and step: it is not tried now.
-    pub stuck: BTreeSet<(u64, usize)>,
-}
-
-/// What has to be done.
-#[derive(Debug, Default)]
-pub struct Pass {
-    /// To be done, one after the other. Those that change nothing are left out.
-    pub plans: Vec<Plan>,
-    /// To be taken back after that: the guard did it, and no policy wants it any more. Where something
-    /// is, only what cannot wait is planned: the rest from what is there then.
-    pub undo: Vec<Standing>,
-    /// What was wished and cannot be.
-    pub refused: Vec<Refused>,
-    /// What was wished, and somebody has set otherwise by hand.
-    pub overruled: Vec<Change>,
-}
-
-/// Plans one pass. Entries that run out within `due_within` are renewed. Which namespaces are
-/// selected in `snapshot` is changed meanwhile, and is left so.
-#[must_use]
-pub fn reconcile(
-    snapshot: &mut Snapshot,
-    judgement: Judgement,
-    policies: &Policies,
-    in_force: &InForce,
-    memory: &Memory,
-    due_within: Duration,
-) -> Pass {
-    let mut wanted = Wanted::of(snapshot, &judgement, policies, in_force);
-    let sessions = Sessions::sort(snapshot, judgement, policies);
-    wanted.through(snapshot, &sessions);
-    let (by_guard, by_hand): (Vec<&Standing>, Vec<&Standing>) =
-        in_force.standing.iter().partition(|it| it.by.guard);
-    let at = |it: &Standing| {
-        let place = &it.change.place;
-        let namespaces = &snapshot.namespaces;
-        namespaces.iter().position(|at| place.is(at.inode, at.cookie))
-    };
-    // The number of a namespace that is gone may be another's by now.
-    let by_hand: BTreeSet<Object> = by_hand
-        .into_iter()
-        .filter(|it| at(it).is_some())
-        .filter_map(|it| Object::of(&it.change))
-        .collect();
-    let is_by_hand = |change: &Change| Object::of(change).is_some_and(|it| by_hand.contains(&it));
-    let mut pass = Pass::default();
-    let named = is_named(snapshot);
-    // What was not seen may be wanted still.
-    let complete = named && snapshot.incomplete.is_empty();
-    if complete {
-        let unwanted = by_guard.into_iter().filter(|it| {
-            let wanted = at(it).is_some_and(|at| wanted.is_wanted(at, it));
-            !wanted && !is_by_hand(&it.change) && !in_force.stuck.contains(&(it.id, it.step))
-        });
-        pass.undo = unwanted.cloned().collect();
-    }
-    let mut plans = vec![
-        hold(snapshot, &sessions.held, HoldWish { lifetime: None, due_within: Some(due_within) }),
-        heal(snapshot, &sessions.healed, memory),
-    ];
-    let clear = pass.undo.is_empty();
-    if named && clear {
-        plans.extend(wanted.timeouts(snapshot, &sessions));
-        plans.extend(wanted.rehash(snapshot));
-        plans.extend(wanted.keepalive(snapshot, &sessions, in_force));
-    }
-    if complete && clear {
-        plans.extend(wanted.direct(snapshot, &sessions, in_force.direct.as_deref()));
-    }
-    for mut plan in plans {
-        // What cannot be held is healed, or said to be lost by heal.
-        if plan.action != Action::Hold {
-            pass.refused.append(&mut plan.refused);
-        }
-        let (overruled, changes) = plan.changes.into_iter().partition(|it| is_by_hand(it));
-        pass.overruled.extend::<Vec<Change>>(overruled);
-        plan.changes = changes;
-        if !plan.changes.is_empty() {
-            pass.plans.push(plan);
-        }
-    }
-    pass
-}
-
-/// Whether the labels are known that a Swarm's directors may have. While the Engine is silent nothing
-/// lasting is done to them, and nothing taken back: holding and healing go on.
-fn is_named(snapshot: &Snapshot) -> bool {
-    let of_swarm = |it: &Namespace| it.name.starts_with("lb_") || it.name == "ingress_sbox";
-    match &snapshot.topology {
-        Some(topology) => topology.incomplete.is_empty(),
-        None => !snapshot.namespaces.iter().any(of_swarm),
-    }
-}
-
-/// What one change is about, where it can be set by hand: whoever has done that has decided.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Object {
-    inode: u64,
-    setting: String,
-}
-
-impl Object {
-    fn of(change: &Change) -> Option<Self> {
-        let setting = match &change.what {
-            What::Timeouts { .. } => "timeouts".to_owned(),
-            What::Sysctl { path, .. } => path.clone(),
-            What::Scheduler { service, .. } => service.to_string(),
-            What::NewSockets { .. } => "keepalive to come".to_owned(),
-            What::Direct { .. } => "direct".to_owned(),
-            // Sockets and entries belong to nobody.
-            What::Keepalive { .. }
-            | What::Entries { .. }
-            | What::Touch { .. }
-            | What::Abort { .. }
-            | What::Disconnect { .. } => return None,
-        };
-        Some(Self { inode: change.place.inode, setting })
-    }
-}
-
-/// Sessions by what is done about them.
-struct Sessions {
-    held: Judgement,
-    healed: Judgement,
-    /// By director.
-    direct: BTreeMap<usize, Judgement>,
-    keepalive: BTreeMap<KeepaliveWish, Judgement>,
-    /// Through directors without IPVS, where conntrack is all there is.
-    timeout: BTreeMap<Duration, Judgement>,
-}
-
-fn none() -> Judgement {
-    Judgement { sessions: Vec::new(), findings: Vec::new(), summary: Summary::default() }
-}
-
-impl Sessions {
-    fn sort(snapshot: &Snapshot, judgement: Judgement, policies: &Policies) -> Self {
-        let namer = Namer::new(snapshot);
-        let mut sorted = Self {
-            held: none(),
-            healed: none(),
-            direct: BTreeMap::new(),
-            keepalive: BTreeMap::new(),
-            timeout: BTreeMap::new(),
-        };
-        for session in judgement.sessions {
-            let policy = policies.session(&namer.of(&session));
-            sorted.add(snapshot, session, policy);
-        }
-        sorted
-    }
-
-    fn add(&mut self, snapshot: &Snapshot, session: Session, policy: &Policy) {
-        if session.verdict == Verdict::Orphaned {
-            if policy.heals() {
-                self.healed.sessions.push(session);
-            }
-            return;
-        }
-        match policy.strategy.value {
-            // Another scheduler may have placed it than the one that would find its backend again.
-            Strategy::Auto | Strategy::Hold | Strategy::Rehash => self.held.sessions.push(session),
-            Strategy::Direct => {
-                self.held.sessions.push(session.clone());
-                if let Some(at) = session.director {
-                    self.direct.entry(at).or_insert_with(none).sessions.push(session);
-                }
-            }
-            Strategy::Keepalive => {
-                let group = self.keepalive.entry(policy.keepalive()).or_insert_with(none);
-                group.sessions.push(session);
-            }
-            Strategy::Timeout => {
-                let director = session.director.map(|at| &snapshot.namespaces[at]);
-                if director.is_some_and(|director| director.ipvs.is_none()) {
-                    let timeout = policy.tcp_timeout.value;
-                    self.timeout.entry(timeout).or_insert_with(none).sessions.push(session);
-                }
-            }
-            Strategy::Off => {}
-        }
-    }
-}
-
 /// Directors by what is wanted of them, each by its index.
 #[derive(Default)]
-struct Wanted {
+pub(super) struct Wanted {
     timeouts: BTreeMap<Duration, BTreeSet<usize>>,
     rehash: BTreeMap<usize, Vec<ServiceId>>,
     /// With what is behind it that is not meant.
@@ -272,7 +78,13 @@ impl Others {
         director: usize,
         clients: &BTreeSet<usize>,
     ) -> BTreeSet<(u64, IpAddr)> {
-        let own = &snapshot.namespaces[director].addresses;
+        let director = &snapshot.namespaces[director];
+        let topology = snapshot.topology.as_ref();
+        let network = topology.and_then(|it| it.network_of_director(director.file()));
+        let is_virtual =
+            |it: IpAddr| network.is_some_and(|network| network.service_at(it).is_some());
+        let own: Vec<IpAddr> =
+            director.addresses.iter().copied().filter(|it| !is_virtual(*it)).collect();
         let mut peers = BTreeSet::new();
         for client in clients.iter().map(|at| &snapshot.namespaces[*at]) {
             let Some(netns) = client.cookie else { continue };
@@ -288,7 +100,7 @@ impl Others {
 
 impl Wanted {
     /// Of the directors that were asked for, and those that sessions which were asked for go through.
-    fn of(
+    pub(super) fn of(
         snapshot: &Snapshot,
         judgement: &Judgement,
         policies: &Policies,
@@ -318,7 +130,7 @@ impl Wanted {
     }
 
     /// What sessions tell of places: a director without IPVS has no services.
-    fn through(&mut self, snapshot: &Snapshot, sessions: &Sessions) {
+    pub(super) fn through(&mut self, snapshot: &Snapshot, sessions: &Sessions) {
         let by_timeout = sessions.timeout.values().flat_map(|it| &it.sessions);
         self.timeout_places.extend(by_timeout.filter_map(|session| session.director));
         let by_keepalive = sessions.keepalive.values().flat_map(|it| &it.sessions);
@@ -399,7 +211,7 @@ impl Wanted {
     }
 
     /// Whether a policy wants what the guard has done.
-    fn is_wanted(&self, at: usize, standing: &Standing) -> bool {
+    pub(super) fn is_wanted(&self, at: usize, standing: &Standing) -> bool {
         match (&standing.change.what, standing.action) {
             (What::Scheduler { service, .. }, _) => {
                 let services = self.rehash.get(&at);
@@ -419,7 +231,7 @@ impl Wanted {
         }
     }
 
-    fn timeouts(&self, snapshot: &mut Snapshot, sessions: &Sessions) -> Vec<Plan> {
+    pub(super) fn timeouts(&self, snapshot: &mut Snapshot, sessions: &Sessions) -> Vec<Plan> {
         let wishes: BTreeSet<Duration> =
             self.timeouts.keys().chain(sessions.timeout.keys()).copied().collect();
         let nobody = none();
@@ -436,7 +248,7 @@ impl Wanted {
             .collect()
     }
 
-    fn rehash(&self, snapshot: &mut Snapshot) -> Option<Plan> {
+    pub(super) fn rehash(&self, snapshot: &mut Snapshot) -> Option<Plan> {
         if self.rehash.is_empty() {
             return None;
         }
@@ -463,7 +275,7 @@ impl Wanted {
         Some(plan)
     }
 
-    fn keepalive(
+    pub(super) fn keepalive(
         &self,
         snapshot: &mut Snapshot,
         sessions: &Sessions,
@@ -557,7 +369,7 @@ impl Wanted {
         of.map(|(netns, peer)| KeepaliveRule { netns, peer: Some(peer), times: None }).collect()
     }
 
-    fn direct(
+    pub(super) fn direct(
         &self,
         snapshot: &mut Snapshot,
         sessions: &Sessions,
@@ -591,36 +403,6 @@ impl Wanted {
         let mut plan = turn(snapshot, known.unwrap_or_default(), direct::joined(now));
         plan.refused = refused;
         Some(plan)
-    }
-}
-
-/// Sockets that have been given their keepalive: where nobody is held to it, what such a socket has
-/// now its program has chosen since.
-struct Given<'a> {
-    /// Once they were open, by the journal.
-    open: BTreeMap<u64, KeepaliveSettings>,
-    /// When they were made, by these rules.
-    known: Option<&'a KeepaliveRules>,
-    /// What the rules shall be.
-    rules: &'a KeepaliveRules,
-}
-
-impl Given<'_> {
-    /// Whether it was given what it would be given now.
-    fn has_been(&self, netns: Option<u64>, change: &KeepaliveChange) -> bool {
-        let KeepaliveChange { socket, after, .. } = change;
-        let by = |rules: &KeepaliveRules| rules.times_of(netns, socket.remote.ip());
-        let as_made = self.known.and_then(by);
-        self.open.get(&socket.cookie) == Some(after)
-            || as_made.is_some() && as_made == by(self.rules)
-    }
-
-    fn left_out_of(&self, plan: &mut Plan) {
-        plan.changes.retain_mut(|Change { place, what }| {
-            let What::Keepalive { sockets } = what else { return true };
-            sockets.retain(|it| !self.has_been(place.cookie, it));
-            !sockets.is_empty()
-        });
     }
 }
 

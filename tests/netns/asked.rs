@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     lab::{Lab, keepline},
-    run::{Run, in_netns},
+    run::{Run, established},
 };
 
 /// A command on a terminal of its own, which asks.
@@ -49,11 +49,6 @@ impl Asked {
         let status = self.child.wait().unwrap();
         (status.code().unwrap(), self.said + &rest)
     }
-}
-
-fn established(lab: &Lab) -> String {
-    let file = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
-    in_netns(&lab.director, &format!("cat {file}")).trim().to_owned()
 }
 
 /// Who thinks about a plan keeps nobody from changing something: a guard could hold nothing.

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     lab::{Lab, keepline, output},
-    run::{Run, entries, in_netns, settings, wait_for},
+    run::{Run, entries, established, in_netns, settings, wait_for},
 };
 
 /// A guard of one lab, with a file of its own.
@@ -116,11 +116,6 @@ fn free_port() -> u16 {
 
 fn status(run: &Run) -> Value {
     serde_json::from_str(&run.done(&["status", "-o", "json"])).unwrap()
-}
-
-fn established(lab: &Lab) -> String {
-    let file = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
-    in_netns(&lab.director, &format!("cat {file}")).trim().to_owned()
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::lab::{keepline, output};
+use crate::lab::{Lab, keepline, output};
 
 /// A folder for the journal of one test.
 pub struct Run(pub PathBuf);
@@ -71,6 +71,12 @@ pub fn in_netns(netns: &str, line: &str) -> String {
         output(Command::new("ip").args(["netns", "exec", netns, "sh", "-c", line]));
     assert_eq!(status, 0, "{netns}: {line}: {text}");
     text
+}
+
+/// How long conntrack remembers an established session, in seconds.
+pub fn established(lab: &Lab) -> String {
+    let file = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+    in_netns(&lab.director, &format!("cat {file}")).trim().to_owned()
 }
 
 /// Every setting that a strategy touches, byte for byte.

@@ -122,6 +122,16 @@ impl Direct {
         }))
     }
 
+    /// Whether anything is pinned under `bpffs`, also without the program that the state is read from:
+    /// whoever attached or removed them was killed.
+    ///
+    /// # Errors
+    /// Missing rights.
+    pub fn is_left(bpffs: &Path) -> Result<bool, Error> {
+        let Some(pins) = Pins::open(bpffs, PART)? else { return Ok(false) };
+        Ok(!pins.names()?.is_empty())
+    }
+
     /// Takes everything off that is applied under `bpffs`, and the directories that are empty then.
     /// Returns whether there was something. Sockets stay connected to their backends and from then
     /// on name them as their peers.

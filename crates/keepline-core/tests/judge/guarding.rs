@@ -12,7 +12,7 @@ use keepline_core::{
     snapshot::{KeepaliveSettings, Scope, Select, Topology, topology::Named},
 };
 
-use crate::{build::*, names::topology, policy::*};
+use crate::{build::*, names::topology, passes::*, policy::*};
 
 fn times(idle_seconds: u64) -> KeepaliveTimes {
     KeepaliveTimes { idle_seconds, interval_seconds: 5, probes: None, enforce: true }
@@ -187,6 +187,122 @@ fn keepalive_by_policy_is_of_no_neighbour() {
     let peer = |text: &str| text.parse::<IpAddr>().unwrap();
     assert_eq!(rules.times_of(Some(client), peer("10.0.1.2")), None);
     assert_eq!(rules.times_of(Some(client), peer("10.0.1.9")), rules.everybody);
+}
+
+/// What is excepted from everything is so in each network, whatever another wishes otherwise.
+#[test]
+fn exceptions_are_of_every_network() {
+    let (mut snapshot, mut topology) = two_services();
+    let mut other = topology.networks[0].clone();
+    (other.id, other.name) = ("q".repeat(25), "net2".to_owned());
+    other.lb_namespace = Some("lb_qqqqqqqqq".to_owned());
+    other.services.truncate(1);
+    other.services[0].name = "cache".to_owned();
+    topology.networks.push(other);
+    let mut cache = topology.services[0].clone();
+    cache.name = "cache".to_owned();
+    cache.labels.insert("keepline.keepalive-idle".to_owned(), "1m".to_owned());
+    topology.services.push(cache);
+    label(&mut topology, "strategy", "off");
+    let mut second = snapshot.namespaces[DIRECTOR].clone();
+    (second.inode, second.name, second.cookie) = (9, "lb_qqqqqqqqq".to_owned(), Some(79));
+    second.path = Some("/run/docker/netns/lb_qqqqqqqqq".to_owned());
+    snapshot.namespaces.push(second);
+    let policies = policies(&rules(&[("strategy", "keepalive")]), &topology);
+    snapshot.join(topology);
+    let judgement = judge(&snapshot, &Options::default());
+    let pass = pass_of(&mut snapshot, judgement, &policies, &InForce::default());
+    let rules = rules_of(&pass);
+    assert!(rules.everybody.is_some());
+    let to_db = rules.times_of(Some(70 + CLIENT as u64), address(VIP).ip());
+    assert_eq!(to_db, None, "`db` is off: {rules:?}");
+}
+
+/// A guard of a part of the machine does nothing beside it: not for every program, and not for the
+/// neighbour of a service.
+#[test]
+fn a_guard_of_a_part_does_nothing_beside_it() {
+    let planned = |strategy: &str, select: &Select, inodes: &[u64]| {
+        let (mut snapshot, topology) = two_services();
+        let policies = policies(&rules(&[("strategy", strategy)]), &topology);
+        snapshot.join(topology);
+        snapshot.select(select, &inodes.iter().copied().collect()).unwrap();
+        let judgement = judge(&snapshot, &Options::default());
+        let pass = pass_of(&mut snapshot, judgement, &policies, &InForce::default());
+        pass.plans.into_iter().flat_map(|it| it.changes).map(|it| it.what).collect::<Vec<_>>()
+    };
+    let rules = |changes: Vec<What>| {
+        changes.into_iter().find_map(|it| match it {
+            What::NewSockets { after, .. } => after,
+            _ => None,
+        })
+    };
+    let vips = |changes: Vec<What>| {
+        let after = changes.into_iter().find_map(|it| match it {
+            What::Direct { after, .. } => after,
+            _ => None,
+        });
+        after.into_iter().flatten().map(|it| it.vip.to_string()).collect::<BTreeSet<_>>()
+    };
+    let everything = Select::default();
+    let db = Select { services: vec!["db".to_owned()], ..Select::default() };
+    let all: Vec<u64> = two_services().0.namespaces.iter().map(|it| it.inode).collect();
+
+    assert!(rules(planned("keepalive", &everything, &all)).unwrap().everybody.is_some());
+    let client = two_services().0.namespaces[CLIENT].clone();
+    let of_client = rules(planned("keepalive", &everything, &[client.inode])).unwrap();
+    assert_eq!(of_client.everybody, None);
+    assert!(of_client.rules.iter().any(|it| Some(it.netns) == client.cookie && it.peer.is_none()));
+    let of_db = rules(planned("keepalive", &db, &[])).unwrap();
+    assert_eq!(of_db.everybody, None);
+    let peers: BTreeSet<String> =
+        of_db.rules.iter().map(|it| it.peer.unwrap().to_string()).collect();
+    assert!(peers.contains("10.0.1.2") && !peers.contains("10.0.1.9"), "{peers:?}");
+
+    let both = BTreeSet::from(["10.0.1.2", "10.0.1.9"].map(str::to_owned));
+    assert_eq!(vips(planned("direct", &everything, &all)), both);
+    assert_eq!(vips(planned("direct", &db, &[])), BTreeSet::from(["10.0.1.2".to_owned()]));
+}
+
+/// A program that has got its keepalive and chose otherwise after that has its way, if so it is wished,
+/// until the times that are wished change.
+#[test]
+fn what_a_program_chose_stays_where_nobody_is_to_be_held() {
+    let (snapshot, topology) = two_services();
+    let planned = |pairs: &[(&str, &str)], rules: Option<KeepaliveRules>| {
+        let (mut snapshot, mut topology) = (snapshot.clone(), topology.clone());
+        label(&mut topology, "strategy", "keepalive");
+        for (key, value) in pairs {
+            label(&mut topology, key, value);
+        }
+        let policies = policies(&Rules::default(), &topology);
+        snapshot.join(topology);
+        let judgement = judge(&snapshot, &Options::default());
+        let in_force = InForce { rules, ..InForce::default() };
+        let pass = pass_of(&mut snapshot, judgement, &policies, &in_force);
+        let changes = pass.plans.into_iter().filter(|it| it.action == Action::Keepalive);
+        let (mut sockets, mut rules) = (0, None);
+        for change in changes.flat_map(|it| it.changes) {
+            match change.what {
+                What::Keepalive { sockets: some } => sockets += some.len(),
+                What::NewSockets { after, .. } => rules = after,
+                _ => {}
+            }
+        }
+        (sockets, rules)
+    };
+    let free = [("keepalive-enforce", "false")];
+    let (sockets, rules) = planned(&free, None);
+    assert_eq!(sockets, 1, "at first it gets it");
+    let rules = rules.unwrap();
+    assert!(rules.times().all(|it| !it.enforce), "{rules:?}");
+    assert_eq!(planned(&free, Some(rules.clone())), (0, None), "it is as it was wished");
+    let shorter = [free[0], ("keepalive-idle", "1m")];
+    let (sockets, changed) = planned(&shorter, Some(rules.clone()));
+    assert_eq!((sockets, changed.is_some()), (1, true));
+    let (sockets, held) = planned(&[], Some(rules));
+    assert_eq!((sockets, held.is_some()), (1, true));
+    assert_eq!(planned(&[], held), (1, None), "held to it, what is open, too");
 }
 
 /// One container of a network was selected: the others of that network were not.

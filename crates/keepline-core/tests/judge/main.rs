@@ -7,6 +7,7 @@ mod directors;
 mod guarding;
 mod lifetimes;
 mod names;
+mod passes;
 mod plans;
 mod policy;
 mod properties;

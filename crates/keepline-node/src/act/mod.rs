@@ -420,11 +420,11 @@ fn now(what: &What) -> Result<Now, Obstacle> {
             Now::Partly { in_force, of: sockets.len() }
         }
         What::NewSockets { before, after } => match programs::rules()? {
-            None if programs::are_left(programs::KEEPALIVE) => in_part(),
+            None if programs::are_left(what)? => in_part(),
             is => which(&is, before, after),
         },
         What::Direct { before, after } => match programs::services()? {
-            None if programs::are_left(programs::DIRECT) => in_part(),
+            None if programs::are_left(what)? => in_part(),
             is => which(&is, before, after),
         },
         What::Entries { .. }

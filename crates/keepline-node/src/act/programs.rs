@@ -18,15 +18,6 @@ use super::{Obstacle, Way};
 /// Names an environment variable: another folder for the pins, for tests.
 const PINS_VARIABLE: &str = "KEEPLINE_PINS";
 
-/// Directories of the pins, as keepline-bpf names them.
-pub(super) const KEEPALIVE: &str = "keepalive";
-pub(super) const DIRECT: &str = "direct";
-
-/// Whether anything is pinned of a part, also without the program that its state is read from.
-pub(super) fn are_left(part: &str) -> bool {
-    std::fs::read_dir(pins().join(part)).is_ok_and(|mut pins| pins.next().is_some())
-}
-
 /// Only Keepline writes these pins: what differs from what was to be made is what it had made until
 /// something failed.
 const HALF_WAY: Way = Way::Back { finished: false };
@@ -68,6 +59,15 @@ fn at_the_root<T>(
     }
     let private = PrivateCgroupRoot::mount(super::proc())?;
     Ok(apply(&private.path())?)
+}
+
+/// Whether programs of a change are there, also without the one that their state is read from.
+pub(super) fn are_left(what: &What) -> Result<bool, Obstacle> {
+    Ok(match what {
+        What::NewSockets { .. } => Keepalive::is_left(&pins())?,
+        What::Direct { .. } => Direct::is_left(&pins())?,
+        _ => false,
+    })
 }
 
 /// The rules of keepalive that run.

@@ -35,8 +35,8 @@ pub(super) struct Wanted {
     rehash: BTreeMap<usize, Vec<ServiceId>>,
     /// With what is behind it that is not meant.
     keepalive: BTreeMap<KeepaliveWish, BTreeMap<usize, Others>>,
-    /// Directors behind which something gets none, with that.
-    no_keepalive: BTreeMap<usize, Others>,
+    /// Namespaces and peers of the connections that get none where everything else does.
+    no_keepalive: BTreeSet<(u64, IpAddr)>,
     /// Namespaces in which sockets get it.
     keepalive_places: BTreeSet<usize>,
     /// Where keepalive is wished for everything: without a director too, in what was selected.
@@ -203,8 +203,11 @@ impl Wanted {
         if let Some(not_meant) = self.direct.get_mut(&at) {
             *not_meant = Others::of(&services, |it| it.strategy.value == Strategy::Direct);
         }
-        let without = Others::of(&services, |it| it.strategy.value == Strategy::Keepalive);
-        self.no_keepalive.insert(at, without);
+        if policies.everything.strategy.value == Strategy::Keepalive {
+            let without = Others::of(&services, |it| it.strategy.value == Strategy::Keepalive);
+            let clients = direct::clients(snapshot, &none(), at);
+            self.no_keepalive.extend(without.peers(snapshot, at, &clients));
+        }
         if let Some(timeout) = longest {
             self.timeouts.entry(timeout).or_default().insert(at);
         }
@@ -323,7 +326,12 @@ impl Wanted {
             plans.push(plan);
         }
         if rules.everybody.is_some() {
-            rules.rules.extend(self.exceptions(snapshot));
+            let none = |&(netns, peer): &(u64, IpAddr)| KeepaliveRule {
+                netns,
+                peer: Some(peer),
+                times: None,
+            };
+            rules.rules.extend(self.no_keepalive.iter().map(none));
         }
         rules.rules.sort_unstable_by_key(|it| {
             let times = it.times.map(|it| (it.idle_seconds, !it.enforce));
@@ -358,15 +366,6 @@ impl Wanted {
         let strangers = clients.difference(only).filter_map(|at| snapshot.namespaces[*at].cookie);
         let own = &snapshot.namespaces[director].addresses;
         strangers.flat_map(|netns| own.iter().map(move |own| (netns, *own))).collect()
-    }
-
-    /// Of every program's connections those that get no keepalive.
-    fn exceptions(&self, snapshot: &Snapshot) -> Vec<KeepaliveRule> {
-        let of = self.no_keepalive.iter().flat_map(|(director, others)| {
-            let clients = direct::clients(snapshot, &none(), *director);
-            others.peers(snapshot, *director, &clients)
-        });
-        of.map(|(netns, peer)| KeepaliveRule { netns, peer: Some(peer), times: None }).collect()
     }
 
     pub(super) fn direct(

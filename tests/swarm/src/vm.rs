@@ -98,7 +98,8 @@ impl Machine<'_> {
             "-append",
             // net.ifnames=0: without udev the names are the kernel's; said for certainty.
             format!(
-                "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on \
+                "console=ttyS0 loglevel=5 panic=-1 softlockup_panic=1 watchdog_thresh=30 \
+                 mitigations=off random.trust_cpu=on \
                  net.ifnames=0 node={node} nic={nic}"
             ),
         );

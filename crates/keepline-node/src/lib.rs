@@ -20,9 +20,10 @@ mod walk;
 
 use std::{path::Path, time::Instant};
 
+use keepline_bpf::tables::IpvsTable;
 use keepline_core::{
     Judgement, Options, Snapshot,
-    judge::{FirstJudgement, Questions, first_judgement},
+    judge::{FirstJudgement, Questions, Suspect, first_judgement},
     snapshot::{Asked, Incomplete, SCHEMA, Topology},
 };
 use keepline_kernel::rights::{Capability, Facts};
@@ -198,17 +199,56 @@ fn look(
     let first = first_judgement(&snapshot, options);
     let mut questions = first.questions(&snapshot);
     owners.limit(&mut questions);
-    let mut settled = complete::Incompletable::default();
     if walked {
-        let suspects = questions.suspects.iter().map(|suspect| suspect.socket);
-        let wanted: Vec<_> = suspects.chain(questions.processes.iter().copied()).collect();
-        settled = complete::complete(&mut snapshot, &places, wanted.into_iter());
+        let wanted = questions.processes.iter().copied();
+        complete::complete(&mut snapshot, &places, wanted);
     }
-    second_look::look(&mut snapshot, &places, &questions.suspects, &settled, ipvs);
     name(&mut snapshot, &places, &questions);
-    snapshot.duration = clock.elapsed();
     let as_first_seen = questions.suspects.is_empty() && questions.keepalive.is_empty();
-    Ok((Look { snapshot, walked }, as_first_seen.then_some(first)))
+    let mut first = as_first_seen.then_some(first);
+    if !questions.suspects.is_empty() {
+        let looked = confirm(&mut snapshot, &places, questions.suspects, walked, (ipvs, options));
+        first = Some(looked);
+    }
+    snapshot.duration = clock.elapsed();
+    Ok((Look { snapshot, walked }, first))
+}
+
+/// How often sessions are looked at again that nobody has confirmed.
+const LOOKS: usize = 3;
+
+/// Looks again at what seems orphaned; and at what only then does, since an entry that a second look
+/// finds may lead elsewhere than what was thought of first, or since a look failed.
+fn confirm(
+    snapshot: &mut Snapshot,
+    places: &[place::Place],
+    mut suspects: Vec<Suspect>,
+    walked: bool,
+    (mut ipvs, options): (Option<IpvsTable>, &Options),
+) -> FirstJudgement {
+    let mut looks = 0;
+    loop {
+        let mut settled = complete::Incompletable::default();
+        if walked {
+            let sockets = suspects.iter().map(|suspect| suspect.socket);
+            settled = complete::complete(snapshot, places, sockets);
+        }
+        let mut missed = second_look::look(snapshot, places, &suspects, &settled, ipvs.as_mut());
+        let judged = first_judgement(snapshot, options);
+        suspects = judged.questions(snapshot).suspects;
+        looks += 1;
+        if suspects.is_empty() || looks == LOOKS {
+            if missed.is_empty() && !suspects.is_empty() {
+                missed.push(Incomplete {
+                    what: format!("{} of the sessions", suspects.len()),
+                    why: "each look at them found other entries than the one before".to_owned(),
+                    help: Some("keepline check".to_owned()),
+                });
+            }
+            snapshot.incomplete.extend(missed);
+            return judged;
+        }
+    }
 }
 
 /// What is in all places, and whether their tables were walked.

@@ -25,6 +25,9 @@ pub(crate) struct Place {
     pub path: Option<PathBuf>,
 }
 
+/// Why a place cannot be entered that is not in the list.
+pub(crate) const NO_WAY: &str = "there is no way into it any more";
+
 /// Every namespace of this machine.
 pub(crate) fn all() -> Result<Vec<Place>, NodeError> {
     list().map_err(|error| NodeError::Nothing { why: error.to_string() })

@@ -11,7 +11,8 @@ use keepline_bpf::tables::IpvsTable;
 use keepline_core::{
     Snapshot,
     judge::Suspect,
-    snapshot::{Entry, Listing, SecondLook, SecondLookResult, Socket},
+    session::Table,
+    snapshot::{Entry, Incomplete, Listing, SecondLook, SecondLookResult, Socket},
 };
 use keepline_kernel::{
     Error,
@@ -21,12 +22,12 @@ use keepline_wire::{
     conntrack::{self, Direction, Tuple},
     sock_diag,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
     complete::Incompletable,
     parallel,
-    place::Place,
+    place::{NO_WAY, Place},
     tables::{TCP, convert_entry, ipvs_entries},
     walk,
 };
@@ -37,57 +38,71 @@ const LISTINGS: usize = 3;
 /// What the director says of one suspect.
 enum Said {
     /// There is an entry after all.
-    Remembers(Entry),
+    Remembers(Table, Entry),
     /// It holds the other end itself.
     IsTheServer,
     /// It knows nothing.
     Nothing,
 }
 
-/// Looks again at all suspects and writes down what is so. Those of which `settled` tells are not
-/// to be found again. `ipvs`: where its tables were walked, since listing them takes too long.
+/// Looks again at all suspects and writes down what is so; tells what could not be looked at. Those
+/// of which `settled` tells are not to be found again. `ipvs`: where its tables were walked, since
+/// listing them takes too long.
 pub(crate) fn look(
     snapshot: &mut Snapshot,
     places: &[Place],
     suspects: &[Suspect],
     settled: &Incompletable,
-    ipvs: Option<IpvsTable>,
-) {
-    if suspects.is_empty() {
-        return;
+    ipvs: Option<&mut IpvsTable>,
+) -> Vec<Incomplete> {
+    let mut looks = Vec::with_capacity(suspects.len());
+    let mut missed = Vec::new();
+    let mut left = Vec::with_capacity(suspects.len());
+    for suspect in suspects {
+        let result = match settled.get(&suspect.socket) {
+            None => {
+                left.push(*suspect);
+                continue;
+            }
+            Some(None) => SecondLookResult::SocketGone,
+            Some(Some(why)) => {
+                missed.push(at_second(snapshot, "sockets", suspect.socket.namespace, why.clone()));
+                SecondLookResult::Failed
+            }
+        };
+        looks.push(note(snapshot, suspect, result));
     }
-    let result = |suspect: &Suspect| settled.get(&suspect.socket).copied();
-    let mut looks: Vec<SecondLook> = suspects
-        .iter()
-        .filter_map(|suspect| Some(note(snapshot, suspect, result(suspect)?)))
-        .collect();
-    let suspects: Vec<Suspect> =
-        suspects.iter().filter(|suspect| result(suspect).is_none()).copied().collect();
+    let suspects = left;
     let by_director = group(&suspects, |suspect| suspect.director);
     let inode = |director: usize| snapshot.namespaces[director].inode;
     let inodes: Vec<u64> = by_director.iter().map(|(director, _)| inode(*director)).collect();
-    let walked = ipvs.map(|mut table| walk::remembered_by_ipvs(&mut table, &inodes));
+    let walked = ipvs.map(|table| walk::remembered_by_ipvs(table, &inodes));
     let said = parallel::map(&by_director, |(director, suspects)| {
-        let place = place(places, inode(*director))?;
+        let place = place(places, inode(*director)).ok_or(NO_WAY)?;
         let walked = match &walked {
             Some(Ok((entries, _))) => entries.get(&inode(*director)).map(Vec::as_slice),
             // Read once, and not again.
-            Some(Err(_)) => return None,
+            Some(Err(error)) => return Err(error.to_string()),
             None => None,
         };
         let ask = || ask_director(snapshot, *director, suspects, walked);
-        place.enter(ask).and_then(|said| said).ok()
+        place.enter(ask).and_then(|said| said).map_err(|error| error.to_string())
     });
     let mut open = Vec::new();
     let mut remembered = Vec::new();
     for ((director, suspects), said) in by_director.iter().zip(said) {
-        let Some(said) = said else {
-            looks.extend(suspects.iter().map(|at| note(snapshot, at, SecondLookResult::Failed)));
-            continue;
+        let said = match said {
+            Ok(said) => said,
+            Err(why) => {
+                let failed = suspects.iter().map(|at| note(snapshot, at, SecondLookResult::Failed));
+                looks.extend(failed);
+                missed.push(at_second(snapshot, "entries", *director, why));
+                continue;
+            }
         };
         for (suspect, said) in suspects.iter().zip(said) {
             match said {
-                Said::Remembers(entry) => remembered.push((*director, entry)),
+                Said::Remembers(table, entry) => remembered.push((*director, table, entry)),
                 Said::IsTheServer => looks.push(note(snapshot, suspect, SecondLookResult::Local)),
                 Said::Nothing => open.push(*suspect),
             }
@@ -95,24 +110,36 @@ pub(crate) fn look(
     }
     let by_client = group(&open, |suspect| suspect.socket.namespace);
     let results = parallel::map(&by_client, |(namespace, suspects)| {
-        let place = place(places, snapshot.namespaces[*namespace].inode)?;
+        let place = place(places, snapshot.namespaces[*namespace].inode).ok_or(NO_WAY)?;
         match place.enter(|| ask_sockets(snapshot, suspects)).and_then(|results| results) {
-            Ok(results) => Some(results),
+            Ok(results) => Ok(results),
             // Its sockets went with it: a container that ended in the midst of the look.
-            Err(error) if error.is_gone() => {
-                Some(vec![SecondLookResult::SocketGone; suspects.len()])
-            }
-            Err(_) => None,
+            Err(error) if error.is_gone() => Ok(vec![SecondLookResult::SocketGone; suspects.len()]),
+            Err(error) => Err(error.to_string()),
         }
     });
-    for ((_, suspects), results) in by_client.iter().zip(results) {
-        let results = results.unwrap_or_else(|| vec![SecondLookResult::Failed; suspects.len()]);
+    for ((namespace, suspects), results) in by_client.iter().zip(results) {
+        let results = results.unwrap_or_else(|why| {
+            missed.push(at_second(snapshot, "sockets", *namespace, why));
+            vec![SecondLookResult::Failed; suspects.len()]
+        });
         looks.extend(suspects.iter().zip(results).map(|(at, result)| note(snapshot, at, result)));
     }
-    snapshot.second_look = looks;
-    for (director, entry) in remembered {
-        add(snapshot, director, entry);
+    let known: FxHashSet<(u64, u64)> = looks.iter().map(|it| (it.namespace, it.cookie)).collect();
+    snapshot.second_look.retain(|it| !known.contains(&(it.namespace, it.cookie)));
+    snapshot.second_look.append(&mut looks);
+    for (director, table, entry) in remembered {
+        add(snapshot, director, table, entry);
     }
+    missed.sort_by(|one, other| one.what.cmp(&other.what));
+    missed.dedup();
+    missed
+}
+
+fn at_second(snapshot: &Snapshot, what: &str, namespace: usize, why: String) -> Incomplete {
+    let name = &snapshot.namespaces[namespace].name;
+    let what = format!("some {what} of {name}, the second time");
+    Incomplete { what, why, help: Some("keepline check".to_owned()) }
 }
 
 fn group(suspects: &[Suspect], key: impl Fn(&Suspect) -> usize) -> Vec<(usize, Vec<Suspect>)> {
@@ -140,12 +167,14 @@ fn note(snapshot: &Snapshot, suspect: &Suspect, result: SecondLookResult) -> Sec
 }
 
 /// An entry that only the second look found takes its place among the others.
-fn add(snapshot: &mut Snapshot, director: usize, entry: Entry) {
+fn add(snapshot: &mut Snapshot, director: usize, table: Table, entry: Entry) {
     let namespace = &mut snapshot.namespaces[director];
-    match (&mut namespace.conntrack, &mut namespace.ipvs) {
-        (Some(conntrack), _) if entry.seen_as.is_some() => conntrack.entries.push(entry),
-        (_, Some(ipvs)) => ipvs.entries.push(entry),
-        _ => {}
+    let entries = match table {
+        Table::Conntrack => namespace.conntrack.as_mut().map(|it| &mut it.entries),
+        Table::Ipvs => namespace.ipvs.as_mut().map(|it| &mut it.entries),
+    };
+    if let Some(entries) = entries {
+        entries.push(entry);
     }
 }
 
@@ -175,12 +204,12 @@ fn ask_director(
     let tracked = namespace.conntrack.is_some();
     let mut said = Vec::with_capacity(suspects.len());
     for (sequence, suspect) in (1..).zip(suspects) {
-        if let Some(entry) = listed.find(suspect).cloned() {
-            said.push(Said::Remembers(entry));
+        if let Some(entry) = listed.find(suspect) {
+            said.push(Said::Remembers(Table::Ipvs, entry));
         } else if let Some(entry) =
             tracked.then(|| in_conntrack(&netfilter, suspect, sequence)).transpose()?.flatten()
         {
-            said.push(Said::Remembers(entry));
+            said.push(Said::Remembers(Table::Conntrack, entry));
         } else if is_the_server(&diag, suspect, sequence)? {
             said.push(Said::IsTheServer);
         } else {
@@ -205,12 +234,15 @@ impl<'a> Listed<'a> {
         }
     }
 
-    fn find(&self, suspect: &Suspect) -> Option<&'a Entry> {
+    /// IPVS does not tell whom a backend sees behind SNAT; of the one that asks it is known, and
+    /// without it the entry would not be found from that end.
+    fn find(&self, suspect: &Suspect) -> Option<Entry> {
         let (from, to) = suspect.pair;
         if suspect.backend_end {
-            self.by_backend.get(&(from, to.port())).copied()
+            let entry = self.by_backend.get(&(from, to.port())).copied()?.clone();
+            Some(Entry { seen_as: Some(to), ..entry })
         } else {
-            self.by_client.get(&suspect.pair).copied()
+            self.by_client.get(&suspect.pair).copied().cloned()
         }
     }
 }

@@ -79,6 +79,37 @@ fn other_results_of_the_second_look() {
     }
 }
 
+/// A client that is led elsewhere than was thought of at first leaves open whose the backend's end is.
+#[test]
+fn a_second_look_may_leave_another_to_be_made() {
+    let mut snapshot = swarm(None);
+    assert_eq!(
+        suspects(&snapshot).iter().map(|it| it.socket.namespace).collect::<Vec<_>>(),
+        [CLIENT]
+    );
+    look_again(&mut snapshot, SecondLookResult::Local);
+    let suspects = suspects(&snapshot);
+    assert_eq!(suspects.iter().map(|it| it.socket.namespace).collect::<Vec<_>>(), [BACKEND]);
+    look_again(&mut snapshot, SecondLookResult::SocketGone);
+    assert_eq!(verdicts(&snapshot).summary.unknown, 0);
+}
+
+/// As seen on a Swarm: a session that began in the midst of a look. The second one finds its entry in
+/// the listing of IPVS, which does not tell whom the backend sees; who asks tells it.
+#[test]
+fn an_entry_found_for_a_backend_is_found_from_it() {
+    let mut snapshot = swarm(None);
+    snapshot.namespaces[CLIENT].sockets.clear();
+    let entry = entry(800);
+    tables(&mut snapshot).entries.push(entry.clone());
+    assert_eq!(only(&snapshot).why, Why::NotConfirmed);
+    tables(&mut snapshot).entries[0].seen_as = Some(address(SEEN_AS));
+    let session = only(&snapshot);
+    assert_eq!((session.end, session.verdict), (End::Backend, Verdict::AtRisk));
+    assert_eq!((session.client, session.server), (entry.client, entry.server));
+    assert_eq!(session.orphaned_in, Some(seconds(800)));
+}
+
 #[test]
 fn second_look_at_another_socket_proves_nothing() {
     let mut snapshot = swarm(None);

@@ -33,6 +33,8 @@ pub enum Error {
         node: u8,
         /// What happened.
         what: String,
+        /// Whether the machine itself is gone: its kernel gave up, or QEMU did.
+        ended: bool,
         /// The tail of the console, and QEMU's own messages.
         console: String,
     },

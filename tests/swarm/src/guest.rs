@@ -16,8 +16,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 /// What the harness gives a guest beyond a command's own time, to kill it and to send the
 /// output, before it is given up.
 const GRACE: Duration = Duration::from_secs(40);
-/// How much of the console an error shows.
-const CONSOLE_TAIL: u64 = 4096;
+/// How much of the console an error shows: where a kernel gave up, and on what all processors were.
+const CONSOLE_TAIL: u64 = 16 << 10;
 
 /// What a command in a guest left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,8 @@ impl Guest {
                         Some(status) => format!("did not start: QEMU ended ({status})"),
                         None => format!("did not start: no port: {source}"),
                     };
-                    return Err(Error::Guest { node: machine.node, what, console: tail(&console) });
+                    let (node, ended, console) = (machine.node, ended.is_some(), tail(&console));
+                    return Err(Error::Guest { node, what, ended, console });
                 }
             }
         };
@@ -127,6 +128,7 @@ impl Guest {
             return Err(Error::Guest {
                 node: self.node,
                 what: "stopped answering earlier".into(),
+                ended: false,
                 console,
             });
         }
@@ -189,6 +191,7 @@ impl Guest {
             }
             std::thread::sleep(Duration::from_millis(20));
         };
+        let is_over = ended.is_some();
         let what = match (ended, source.kind()) {
             (Some(status), _) => format!("{what}: the machine ended ({status})"),
             (None, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
@@ -196,7 +199,8 @@ impl Guest {
             }
             (None, _) => format!("{what}: {source}"),
         };
-        Error::Guest { node: self.node, what, console: tail(&locked(&self.console)) }
+        let console = tail(&locked(&self.console));
+        Error::Guest { node: self.node, what, ended: is_over, console }
     }
 }
 

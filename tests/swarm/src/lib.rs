@@ -79,6 +79,32 @@ impl Guests {
         Ok(Self { nodes: guests, _hub: hub })
     }
 
+    /// Boots guests and makes of them what a test needs. Where one's machine ends by that, it is
+    /// done once more, and said: nothing of Keepline may have run in them until then. Emulated
+    /// processors have been seen to lock each other up for good within the kernel, where the Engine's
+    /// helpers set up namespaces.
+    ///
+    /// # Errors
+    /// As [`Guests::boot`], and those of `prepare`.
+    pub fn prepared(
+        nodes: u8,
+        payload: Option<&Path>,
+        prepare: impl Fn(&Self) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        let attempt = || {
+            let guests = Self::boot(nodes, payload)?;
+            prepare(&guests)?;
+            Ok(guests)
+        };
+        match attempt() {
+            Err(error @ Error::Guest { ended: true, .. }) => {
+                eprintln!("before the test began, {error}\n--- once more");
+                attempt()
+            }
+            prepared => prepared,
+        }
+    }
+
     /// The guest with this number; the first is 1.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! The proving ground itself: a guest boots, has what the tests need, and its output arrives
 //! whole.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -75,4 +76,39 @@ fn a_guest_that_dies_is_reported_with_its_console() {
     let text = error.to_string();
     assert!(text.contains("the machine ended") && text.contains("the last words"), "{text}");
     assert!(matches!(guest.sh("true").unwrap_err(), Error::Guest { .. }));
+}
+
+#[test]
+fn a_guest_that_dies_before_the_test_is_made_once_more() {
+    if skip("a_guest_that_dies_before_the_test_is_made_once_more") {
+        return;
+    }
+    let attempts = Cell::new(0);
+    let prepare = |times: u32| {
+        let attempts = &attempts;
+        move |guests: &Guests| {
+            attempts.set(attempts.get() + 1);
+            let dies = attempts.get() <= times;
+            guests
+                .node(1)
+                .ok(if dies { "echo c >/proc/sysrq-trigger; sleep 9" } else { "true" })
+                .map(drop)
+        }
+    };
+    let guests = Guests::prepared(1, None, prepare(1)).expect("the second machine lives");
+    assert_eq!(
+        (attempts.take(), guests.node(1).ok("echo alive").unwrap().as_str()),
+        (2, "alive\n")
+    );
+    drop(guests);
+    let error = Guests::prepared(1, None, prepare(2)).expect_err("both machines have died");
+    let text = error.to_string();
+    assert!(text.contains("the machine ended") && text.contains("Call Trace"), "{text}");
+    attempts.set(0);
+    let failing = |guests: &Guests| {
+        attempts.set(attempts.get() + 1);
+        guests.node(1).ok("false").map(drop)
+    };
+    let error = Guests::prepared(1, None, failing).expect_err("what fails is not tried again");
+    assert!(matches!(error, Error::Command { .. }) && attempts.get() == 1, "{error}");
 }

@@ -8,11 +8,11 @@ use keepline_swarm_tests::{Guests, skip};
 /// For the whole story; a tenth of it on a machine with hardware virtualisation.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// Set before `STORY`: the functions that scenarios use, too.
+/// Set before the others: the functions that scenarios use, too.
 const HEAD: &str = include_str!("scenarios/guest.sh");
 
-/// Prints `name: survived` or `name: lost WHY` for a session of each part.
-const STORY: &str = r#"
+/// The Engine's part.
+const SERVICES: &str = r#"
 set -eu
 docker network create -d overlay net1 >/dev/null
 service() {
@@ -22,6 +22,11 @@ service() {
 service app
 service db --replicas 2
 wait_for all_run 2 '["app","db"]'
+"#;
+
+/// Prints `name: survived` or `name: lost WHY` for a session of each part.
+const STORY: &str = r#"
+set -eu
 director=lb_$(docker network inspect --format '{{.Id}}' net1 | cut -c1-9)
 there() { nsenter --net=/var/run/docker/netns/$director "$@"; }
 remembered() { there ipvsadm -Lnc | grep ESTABLISHED; }
@@ -74,8 +79,11 @@ fn both_cures_keep_idle_sessions() {
     fs::copy(binary, payload.path().join("keepline")).expect("the binary");
     fs::write(payload.path().join("session.py"), include_str!("scenarios/session.py"))
         .expect("a script");
-    let guests = Guests::boot(1, Some(payload.path())).expect("boot");
-    guests.swarm().expect("a Swarm");
+    let guests = Guests::prepared(1, Some(payload.path()), |guests| {
+        guests.swarm()?;
+        guests.node(1).ok_within(&format!("{HEAD}{SERVICES}"), PATIENCE).map(drop)
+    })
+    .expect("services");
     let output = guests.node(1).sh_within(&format!("{HEAD}{STORY}"), PATIENCE).expect("an end");
     assert_eq!(output.status, 0, "{}{}", output.stdout, output.stderr);
     let said: Vec<&str> = output.stdout.lines().collect();

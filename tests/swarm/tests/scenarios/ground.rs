@@ -7,6 +7,7 @@
 //! | `far` | node2 | the backend on the other node |
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,31 @@ pkill -f '^keepline (apply|migrate|guard)'
 true
 "#;
 
+/// After a scenario that failed in its midst, so that those behind it do not fail by what it left:
+/// what Keepline changed, on every node.
+const TAKE_BACK: &str = "keepline undo --yes || true";
+
+/// The same of services, on the manager: those of other scenarios are made anew by who needs them.
+const SERVICES_AS_AT_FIRST: &str = r#"
+others() { docker service ls --format '{{.Name}}' | grep -vxE 'app|db|far'; }
+for service in $(others); do docker service rm "$service" || true; done >/dev/null
+none_left() { ! others | grep -q . && [ -z "$(engine /containers/json |
+  grep -oE '"com.docker.swarm.service.name":"[^"]+"' | grep -vE '"(app|db|far)"$')" ]; }
+wait_for none_left
+docker service scale --detach app=1 db=1 far=1 >/dev/null
+"#;
+
+/// Whether a scenario has failed since the Swarm was last made as it was at first.
+static TAINTED: AtomicBool = AtomicBool::new(false);
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            TAINTED.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A two-node Swarm, and the right to it: one scenario at a time.
 pub struct Ground {
     guests: &'static Guests,
@@ -62,12 +88,18 @@ pub fn ground() -> Ground {
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let guests = GUESTS.get_or_init(make).as_ref().unwrap_or_else(|error| panic!("{error}"));
     let ground = Ground { guests, _turn: turn };
+    let tainted = TAINTED.swap(false, Ordering::Relaxed);
+    let take_back = if tainted { TAKE_BACK } else { "" };
     std::thread::scope(|scope| {
         for node in [1, 2] {
             let ground = &ground;
-            scope.spawn(move || ground.run(node, CLEAR));
+            scope.spawn(move || ground.run(node, &format!("{CLEAR}{take_back}")));
         }
     });
+    if tainted {
+        let restore = format!("{SERVICES_AS_AT_FIRST}{}", running(&["app", "db", "far"]));
+        ground.run(1, &restore);
+    }
     ground
 }
 
@@ -96,10 +128,6 @@ fn make() -> Result<Guests, String> {
         std::fs::write(payload.path().join(name), text).map_err(|error| error.to_string())?;
     }
     let started = Instant::now();
-    let guests = Guests::boot(2, Some(payload.path())).map_err(|error| error.to_string())?;
-    println!("booted after {:.0} s", started.elapsed().as_secs_f32());
-    guests.swarm().map_err(|error| error.to_string())?;
-    println!("a Swarm after {:.0} s", started.elapsed().as_secs_f32());
     let services = format!(
         "{HEAD}docker network create -d overlay net1\n{}{}{}{}",
         create("app", "--network net1 --constraint node.hostname==node1"),
@@ -107,9 +135,16 @@ fn make() -> Result<Guests, String> {
         create("far", "--network net1 --constraint node.hostname==node2"),
         running(&["app", "db", "far"]),
     );
-    guests.node(1).ok_within(&services, PATIENCE).map_err(|error| error.to_string())?;
-    println!("services after {:.0} s", started.elapsed().as_secs_f32());
-    Ok(guests)
+    let done = |what: &str| println!("{what} after {:.0} s", started.elapsed().as_secs_f32());
+    let guests = Guests::prepared(2, Some(payload.path()), |guests| {
+        done("booted");
+        guests.swarm()?;
+        done("a Swarm");
+        guests.node(1).ok_within(&services, PATIENCE)?;
+        done("services");
+        Ok(())
+    });
+    guests.map_err(|error| error.to_string())
 }
 
 /// Creates a service of echo servers at port 7000. It ends at once on SIGTERM.

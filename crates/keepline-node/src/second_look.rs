@@ -295,3 +295,36 @@ fn ask_sockets(snapshot: &Snapshot, suspects: &[Suspect]) -> Result<Vec<SecondLo
     }
     Ok(results)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use keepline_core::{judge::Suspect, session::SocketRef, snapshot::EntryState};
+
+    use super::*;
+
+    #[test]
+    fn what_a_backend_sees_stands_with_the_entry_that_is_found_for_it() {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let entry = Entry {
+            client: address("10.0.1.6:40000"),
+            server: address("10.0.1.2:7000"),
+            backend: address("10.0.1.4:7000"),
+            seen_as: None,
+            state: EntryState::Established,
+            expires: Duration::from_secs(800),
+        };
+        let entries = [entry.clone()];
+        let listed = Listed::of(&entries);
+        let seen_as = address("10.0.1.3:40000");
+        let suspect = |pair, backend_end| {
+            let socket = SocketRef { namespace: 0, socket: 0 };
+            Suspect { socket, director: 0, pair, backend_end }
+        };
+        let found = listed.find(&suspect((entry.backend, seen_as), true));
+        assert_eq!(found, Some(Entry { seen_as: Some(seen_as), ..entry.clone() }));
+        assert_eq!(listed.find(&suspect((entry.client, entry.server), false)), Some(entry.clone()));
+        assert_eq!(listed.find(&suspect((entry.backend, entry.server), true)), None);
+    }
+}

@@ -29,7 +29,8 @@ use keepline_core::{
 use keepline_kernel::rights::{Capability, Facts};
 
 pub use act::{
-    ActError, Now, Obstacle, Report, Step, act, answered_directly, compare, keepalive_rules, undo,
+    ActError, Now, Obstacle, Report, Step, act, answered_directly, compare, keepalive_rules, left,
+    undo,
 };
 pub use error::NodeError;
 pub use glance::{Balance, topology};

@@ -181,6 +181,20 @@ impl Exclusive {
     }
 }
 
+/// Keeps others from changing this machine for as long as it lives: for a look only, since nothing is
+/// written. None where another Keepline is at it, or where that cannot be told.
+pub(crate) fn alone() -> Option<Option<File>> {
+    match File::open(folder().join("lock")) {
+        Ok(file) => {
+            flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
+            Some(Some(file))
+        }
+        // Nobody has ever been, or somebody has tidied up: then there is nobody to wait for.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
+        Err(_) => None,
+    }
+}
+
 /// The right to be the only guard of this machine, for as long as it lives.
 ///
 /// # Errors

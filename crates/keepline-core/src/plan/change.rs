@@ -181,6 +181,9 @@ pub enum What {
         /// Where nobody answers any more.
         peers: Vec<IpAddr>,
     },
+    /// A receiver of IPVS sync messages is stopped that a Keepline left which was killed while it used
+    /// it. Never planned: it is found.
+    Receiver,
 }
 
 /// What leaves nothing to undo need not be known one by one: a hundred thousand entries are.
@@ -215,7 +218,8 @@ impl What {
             Self::Entries { .. }
             | Self::Touch { .. }
             | Self::Abort { .. }
-            | Self::Disconnect { .. } => false,
+            | Self::Disconnect { .. }
+            | Self::Receiver => false,
         }
     }
 
@@ -311,6 +315,10 @@ impl What {
                     "closed; their owners get ECONNABORTED".to_owned(),
                 )
             }
+            Self::Receiver => (
+                "IPVS sync receiver on lo".to_owned(),
+                "left by a Keepline that was killed → stopped".to_owned(),
+            ),
         }
     }
 
@@ -342,7 +350,8 @@ impl What {
             Self::Entries { .. }
             | Self::Touch { .. }
             | Self::Abort { .. }
-            | Self::Disconnect { .. } => return None,
+            | Self::Disconnect { .. }
+            | Self::Receiver => return None,
         })
     }
 }

@@ -29,7 +29,7 @@ pub use reconcile::{InForce, Pass, reconcile};
 pub use rehash::rehash;
 pub use sockets::{abort, touch};
 pub use timeout::{LONGEST, TimeoutError, TimeoutWish, check_timeout, timeout};
-pub use undo::{Selected, Undo, selected, undo};
+pub use undo::{Selected, Undo, concerned, selected, undo};
 
 use crate::{judge::Judgement, snapshot::Snapshot};
 

@@ -8,10 +8,9 @@ use crate::snapshot::Snapshot;
 /// A change that leads back, and the one it leads back from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Undo {
-    /// Number of the plan that made it.
-    pub id: u64,
-    /// Its place in that.
-    pub step: usize,
+    /// Number of the plan that made it, and its place in that; absent where the journal has no word
+    /// of it.
+    pub of: Option<(u64, usize)>,
     /// What leads back.
     pub change: Change,
 }
@@ -22,7 +21,7 @@ pub struct Undo {
 pub fn undo(standing: &[Standing]) -> Vec<Undo> {
     let last_first = standing.iter().rev().filter_map(|it| {
         let change = Change { place: it.change.place.clone(), what: it.change.what.reversed()? };
-        Some(Undo { id: it.id, step: it.step, change })
+        Some(Undo { of: Some((it.id, it.step)), change })
     });
     let mut undos: Vec<Undo> = last_first.collect();
     undos.sort_by_key(|it| !matches!(it.change.what, What::NewSockets { .. }));
@@ -36,6 +35,14 @@ pub struct Selected {
     pub standing: Vec<Standing>,
     /// What concerns it, and others too: it cannot be taken back for it alone.
     pub shared: Vec<Standing>,
+}
+
+/// What of changes that were found, not written down, concerns what `snapshot` has selected.
+#[must_use]
+pub fn concerned(mut changes: Vec<Change>, snapshot: &Snapshot) -> Vec<Change> {
+    let meant = Meant::of(snapshot);
+    changes.retain(|change| meant.fit(change) == Fit::Whole);
+    changes
 }
 
 /// Tells apart what `snapshot` has selected. Of a service or network are the settings of its director;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     plan::{
-        Action,
+        Action, Change,
         journal::{By, Standing},
     },
     snapshot::Scope,
@@ -63,16 +63,25 @@ pub struct Guard {
     pub troubles: Vec<String>,
 }
 
+/// All of it.
+#[derive(Debug)]
+pub struct Status<'a> {
+    /// Changes that stand.
+    pub applied: &'a [Applied<'a>],
+    /// What runs.
+    pub holds: &'a [Held],
+    /// What leads back from what Keeplines left that were killed.
+    pub left: &'a [Change],
+    /// The guard, where one runs.
+    pub guard: Option<&'a Guard>,
+}
+
 /// The status as text, each line ended.
 #[must_use]
-pub fn human(
-    applied: &[Applied<'_>],
-    holds: &[Held],
-    guard: Option<&Guard>,
-    style: Style,
-) -> String {
+pub fn human(status: &Status<'_>, style: Style) -> String {
+    let Status { applied, holds, left, guard } = *status;
     let mut out = guard.map_or_else(String::new, |guard| guarded(guard, style));
-    if applied.is_empty() && holds.is_empty() {
+    if applied.is_empty() && holds.is_empty() && left.is_empty() {
         out.push_str("Nothing is applied.\n");
         return out;
     }
@@ -114,6 +123,16 @@ pub fn human(
         out.push_str(&format!("  {}\n", lines.join("\n      ")));
         out.push_str(&format!("      {}{detail}\n", style.paint(colour, it.state)));
     }
+    if !left.is_empty() {
+        out.push_str(&format!(
+            "{}, by a Keepline that was killed; `keepline undo` takes it away\n",
+            style.paint("1", "left behind")
+        ));
+    }
+    for change in left {
+        let (object, _) = change.what.describe();
+        out.push_str(&format!("  {}: {object}\n", escape(&change.place.name, text::NAME)));
+    }
     out
 }
 
@@ -148,17 +167,14 @@ fn by(by: &By) -> String {
 ///
 /// # Errors
 /// Those of `out`.
-pub fn json(
-    out: impl Write,
-    applied: &[Applied<'_>],
-    holds: &[Held],
-    guard: Option<&Guard>,
-) -> io::Result<()> {
+pub fn json(out: impl Write, status: &Status<'_>) -> io::Result<()> {
+    let Status { applied, holds, left, guard } = *status;
     #[derive(Serialize)]
     struct Document<'a> {
         schema: &'static str,
         applied: Vec<AppliedView<'a>>,
         running: Vec<RunningView<'a>>,
+        left: Vec<LeftView<'a>>,
         guard: Option<&'a Guard>,
     }
     #[derive(Serialize)]
@@ -179,6 +195,11 @@ pub fn json(
         by: &'a By,
         everything: bool,
     }
+    #[derive(Serialize)]
+    struct LeftView<'a> {
+        netns: &'a str,
+        object: String,
+    }
     let applied = applied.iter().map(|it| {
         let (object, change) = it.standing.change.what.describe();
         AppliedView {
@@ -198,7 +219,9 @@ pub fn json(
         by: &it.by,
         everything: it.scope.is_everything(),
     });
-    let (applied, running) = (applied.collect(), running.collect());
-    let document = Document { schema: SCHEMA, applied, running, guard };
+    let left =
+        left.iter().map(|it| LeftView { netns: &it.place.name, object: it.what.describe().0 });
+    let (applied, running, left) = (applied.collect(), running.collect(), left.collect());
+    let document = Document { schema: SCHEMA, applied, running, left, guard };
     json::write(out, &document)
 }

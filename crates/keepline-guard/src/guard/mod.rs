@@ -6,18 +6,18 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use keepline_core::{
-    plan::Memory,
+    plan::{Memory, Undo},
     policy::{Invalid, Remembered},
     snapshot::{Scope, Select},
 };
 use keepline_node::{
-    Balance, Observer,
-    run::{self, Holding},
+    ActError, Balance, Observer, Report,
+    run::{self, Exclusive, Holding},
 };
 use sd_notify::NotifyState;
 use tracing::{info, warn};
@@ -55,6 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, GuardError> {
     let bell = Bell::new();
     let mut guard = Guard::new(file, options, config, invalid, alone, &bell);
     guard.recall();
+    tidy();
     if options.once {
         loop {
             let passed = guard.pass()?;
@@ -291,6 +292,30 @@ impl Guard {
             info!("no longer: {}", trouble.escape_debug());
         }
         self.troubles.clone_from(troubles);
+    }
+}
+
+/// Takes away what was left by the guard before this one, should it have been killed.
+fn tidy() {
+    let tidied = || -> Result<Report, ActError> {
+        let left = keepline_node::left(None)?;
+        if left.is_empty() {
+            return Ok(Report::default());
+        }
+        let undos: Vec<Undo> = left.into_iter().map(|change| Undo { of: None, change }).collect();
+        keepline_node::undo(&mut Exclusive::for_guard()?, &undos, &AtomicBool::new(false))
+    };
+    let report = tidied().unwrap_or_else(|error| {
+        warn!(%error, "what may be left of a Keepline that was killed was not looked for");
+        Report::default()
+    });
+    for step in report.steps {
+        let (object, change) = step.change.what.describe();
+        let director = step.change.place.name;
+        match step.result {
+            Ok(_) => info!(director, object, change, "done"),
+            Err(error) => warn!(director, object, %error, "not stopped"),
+        }
     }
 }
 

@@ -253,7 +253,7 @@ impl Guard {
             let name = &step.change.place.name;
             match &step.result {
                 Ok(_) => {
-                    let was = unwanted.iter().find(|it| (it.id, it.step) == (undo.id, undo.step));
+                    let was = unwanted.iter().find(|it| undo.of == Some((it.id, it.step)));
                     let action = was.map(|it| it.action);
                     action.into_iter().for_each(|it| self.metrics.acted(it, "undone", 1));
                     self.backoff.went(&step.change);
@@ -261,7 +261,9 @@ impl Guard {
                 }
                 // Whoever has set it otherwise since has decided: it is not the guard's any more.
                 Err(error @ Obstacle::Drifted { .. }) => {
-                    exclusive.give_up(undo.id, undo.step).map_err(|error| error.to_string())?;
+                    if let Some((id, step)) = undo.of {
+                        exclusive.give_up(id, step).map_err(|error| error.to_string())?;
+                    }
                     warn!(director = name, object, %error, "no longer wanted, and left");
                 }
                 Err(error) => {

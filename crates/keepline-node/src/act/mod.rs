@@ -15,16 +15,16 @@ use std::{
 };
 
 use keepline_core::{
-    plan::{Action, Change, Plan, Undo, What},
+    plan::{self, Action, Change, Plan, Undo, What},
     session::Table,
 };
 use keepline_kernel::{Error, namespaces, procfs};
 use thiserror::Error as ThisError;
 
 use crate::{
-    NodeError,
+    NodeError, parallel,
     place::{self, PROC, Place},
-    run::{Exclusive, RunError},
+    run::{self, Exclusive, RunError},
 };
 
 /// Why a change was not made.
@@ -272,6 +272,7 @@ fn make(place: &Place, what: &What, way: Way) -> Result<Vec<String>, Obstacle> {
         What::Touch { .. } => Err(Obstacle::Refused("probes are no part of this".to_owned())),
         What::Abort { sockets } => sockets::abort(sockets),
         What::Disconnect { peers } => sockets::disconnect(peers),
+        What::Receiver => receiver::stop_left().map(|()| Vec::new()),
     }
 }
 
@@ -334,7 +335,7 @@ pub fn undo(
         let result = match place {
             None => Err(Obstacle::Gone),
             Some(place) => {
-                let way = Way::Back { finished: finished.contains(&(undo.id, undo.step)) };
+                let way = Way::Back { finished: undo.of.is_some_and(|of| finished.contains(&of)) };
                 inside(place, change, || make(place, &change.what, way))
             }
         };
@@ -345,12 +346,37 @@ pub fn undo(
             other => other,
         };
         let result = result.and_then(|said| {
-            exclusive.undone(undo.id, undo.step).map_err(Obstacle::EndUnwritten)?;
+            if let Some((id, step)) = undo.of {
+                exclusive.undone(id, step).map_err(Obstacle::EndUnwritten)?;
+            }
             Ok(said)
         });
         report.steps.push(Step { change: change.clone(), result });
     }
     Ok(report)
+}
+
+/// What Keeplines left that were killed, and the journal has no word of. None where another Keepline is
+/// at work: what it has started it stops itself. `exclusive` tells that this one is alone.
+///
+/// # Errors
+/// When no namespace can be found.
+pub fn left(exclusive: Option<&Exclusive>) -> Result<Vec<Change>, NodeError> {
+    let _alone = match exclusive {
+        Some(_) => None,
+        None => match run::alone() {
+            Some(alone) => Some(alone),
+            None => return Ok(Vec::new()),
+        },
+    };
+    let places = place::all()?;
+    let found = parallel::map(&places, |place| {
+        // What cannot be looked into has been left by nobody who could be known.
+        let cookie = place.enter(|| receiver::is_left().then(namespaces::cookie)).ok().flatten()?;
+        let (inode, name) = (place.inode, place.name.clone());
+        Some(Change { place: plan::Place { inode, cookie, name }, what: What::Receiver })
+    });
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// How a change that stands looks now.
@@ -430,7 +456,8 @@ fn now(what: &What) -> Result<Now, Obstacle> {
         What::Entries { .. }
         | What::Touch { .. }
         | What::Abort { .. }
-        | What::Disconnect { .. } => Now::InForce,
+        | What::Disconnect { .. }
+        | What::Receiver => Now::InForce,
     })
 }
 
@@ -453,7 +480,7 @@ fn which<T: PartialEq>(is: &T, before: &T, after: &T) -> Now {
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn answered_directly() -> Result<Option<Vec<keepline_core::plan::DirectService>>, Obstacle> {
+pub fn answered_directly() -> Result<Option<Vec<plan::DirectService>>, Obstacle> {
     programs::services()
 }
 
@@ -461,7 +488,7 @@ pub fn answered_directly() -> Result<Option<Vec<keepline_core::plan::DirectServi
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn keepalive_rules() -> Result<Option<keepline_core::plan::KeepaliveRules>, Obstacle> {
+pub fn keepalive_rules() -> Result<Option<plan::KeepaliveRules>, Obstacle> {
     programs::rules()
 }
 

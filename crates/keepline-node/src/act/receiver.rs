@@ -18,6 +18,7 @@ use keepline_core::{
     snapshot::{Entry, EntryState},
 };
 use keepline_kernel::{
+    Error,
     multicast::Sender,
     netlink::{Event, Socket as Netlink},
     procfs,
@@ -127,7 +128,7 @@ impl<'a> Receiver<'a> {
 
     /// Whether the daemon was started by Keepline; one that was killed may have left it.
     fn is_ours(&self) -> bool {
-        self.daemon.interface == OURS && self.daemon.sync_id == u32::from(SYNC_ID)
+        is_ours(&self.daemon)
     }
 
     /// Tells the daemon of `conns`, no faster than it takes them, and waits until it has taken
@@ -197,12 +198,36 @@ impl<'a> Receiver<'a> {
 impl Drop for Receiver<'_> {
     fn drop(&mut self) {
         if self.is_ours() {
-            let request = ipvs::del_daemon(self.family, DaemonState::Backup, 9);
             // It ends with the namespace at the latest, and hears nobody but root there. One whose
             // thread has not run is stopped, too, and that is not acknowledged.
-            let _ = self.netlink.request("stop the sync receiver", &request, |_| Ok(()));
+            let _ = stop(self.netlink, self.family);
         }
     }
+}
+
+fn is_ours(daemon: &Daemon) -> bool {
+    daemon.interface == OURS && daemon.sync_id == u32::from(SYNC_ID)
+}
+
+/// Whether a daemon of Keepline runs in the current namespace. Where that cannot be told, none does.
+pub(super) fn is_left() -> bool {
+    let running = super::ipvs::open()
+        .and_then(|(netlink, family)| Ok(backup(&netlink, family)?.is_some_and(|it| is_ours(&it))));
+    running.unwrap_or(false)
+}
+
+/// Stops the daemon of a Keepline that was killed.
+pub(super) fn stop_left() -> Result<(), Obstacle> {
+    let (netlink, family) = super::ipvs::open()?;
+    let running = || -> Result<bool, Obstacle> {
+        Ok(backup(&netlink, family)?.is_some_and(|it| is_ours(&it)))
+    };
+    if !running()? {
+        return Ok(());
+    }
+    let stopped = stop(&netlink, family);
+    // What counts is that it is gone.
+    if running()? { Ok(stopped?) } else { Ok(()) }
 }
 
 /// How many datagrams were read from sockets in this namespace.
@@ -242,6 +267,11 @@ fn start(netlink: &Netlink, family: u16) -> Result<Daemon, Obstacle> {
     let request = ipvs::new_daemon(family, &daemon, 7);
     netlink.request("start the sync receiver", &request, |_| Ok(()))?;
     Ok(daemon)
+}
+
+fn stop(netlink: &Netlink, family: u16) -> Result<(), Error> {
+    let request = ipvs::del_daemon(family, DaemonState::Backup, 9);
+    netlink.request("stop the sync receiver", &request, |_| Ok(())).map(drop)
 }
 
 /// What is remembered in `place` now; None where telling takes too long.

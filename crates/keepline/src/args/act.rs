@@ -211,6 +211,12 @@ pub enum Undoable {
 }
 
 impl Undoable {
+    /// Whether it makes or renews entries, for which a sync receiver runs for a moment.
+    #[must_use]
+    pub fn makes_entries(self) -> bool {
+        matches!(self, Self::Rehash | Self::Hold)
+    }
+
     /// As the journal has it.
     #[must_use]
     pub fn action(self) -> Action {

@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use keepline_core::plan::journal::Standing;
-use keepline_core::plan::{self, Action, Selected};
+use keepline_core::plan::{self, Action, Selected, Undo};
 use keepline_core::report::plan as rendered;
-use keepline_core::report::status::{self, Applied};
+use keepline_core::report::status::{self, Applied, Status};
 use keepline_guard::{Config, FILE, control};
 use keepline_node::run::{self, Hold};
 use keepline_node::{Now, Owners};
 
 use super::consent::{self, DONE, Decision, IN_PART};
 use crate::args::Output;
-use crate::args::act::{StatusArgs, UndoArgs};
+use crate::args::act::{StatusArgs, UndoArgs, Undoable};
 use crate::fault::fault;
 use crate::output;
 use crate::signals::{self, SIGINT, SIGTERM};
@@ -49,11 +49,19 @@ pub fn undo(args: &UndoArgs) -> anyhow::Result<u8> {
         );
     }
     let status = if shared.is_empty() { DONE } else { IN_PART };
-    if standing.is_empty() {
+    let of_entries = args.strategy.is_none_or(Undoable::makes_entries);
+    let left = if of_entries { keepline_node::left(exclusive.as_ref())? } else { Vec::new() };
+    let left = match &snapshot {
+        Some(snapshot) => plan::concerned(left, snapshot),
+        None => left,
+    };
+    if standing.is_empty() && left.is_empty() {
         output::print("undo: nothing to change.\n")?;
         return Ok(status);
     }
-    let undos = plan::undo(&standing);
+    let written = plan::undo(&standing);
+    let left = left.into_iter().map(|change| Undo { of: None, change });
+    let undos: Vec<Undo> = written.iter().cloned().chain(left).collect();
     let text = rendered::changes(undos.iter().map(|it| &it.change), None, output::style());
     output::print(&format!("undo: back to what was there\n{text}"))?;
     if args.consent.dry_run {
@@ -74,7 +82,7 @@ pub fn undo(args: &UndoArgs) -> anyhow::Result<u8> {
         Some(exclusive) => exclusive,
         none => none.insert(consent::exclusive()?),
     };
-    if plan::undo(&meant(exclusive.standing()).standing) != undos {
+    if plan::undo(&meant(exclusive.standing()).standing) != written {
         return Err(fault(
             "what stands has changed meanwhile: nothing was taken back",
             "see what stands now: keepline status",
@@ -95,13 +103,11 @@ pub fn status(args: &StatusArgs) -> anyhow::Result<u8> {
     let applied: Vec<Applied<'_>> =
         standing.iter().zip(&now).map(|(standing, now)| applied(standing, now)).collect();
     let holds: Vec<status::Held> = run::holds().into_iter().map(held).collect();
-    let guard = guard();
+    let (guard, left) = (guard(), keepline_node::left(None)?);
+    let status = Status { applied: &applied, holds: &holds, left: &left, guard: guard.as_ref() };
     output::stdout(|out| match args.output {
-        Output::Human => {
-            let text = status::human(&applied, &holds, guard.as_ref(), output::style());
-            out.write_all(text.as_bytes())
-        }
-        Output::Json => status::json(out, &applied, &holds, guard.as_ref()),
+        Output::Human => out.write_all(status::human(&status, output::style()).as_bytes()),
+        Output::Json => status::json(out, &status),
     })?;
     Ok(DONE)
 }

@@ -107,6 +107,61 @@ while True:
     assert_eq!(heard, "listening\n");
 }
 
+/// A Keepline that is killed while its sync receiver runs leaves that: it is told, and taken away by the
+/// next guard and by `undo`. Somebody else's stays.
+#[test]
+fn a_receiver_that_a_killed_one_left_is_taken_away() {
+    if skip("scenarios::a_receiver_that_a_killed_one_left_is_taken_away") {
+        return;
+    }
+    json("lab up swarm --name left --sessions 4 --tcp-timeout 60s -o json");
+    let said = the_guest().sh_within(
+        "PATH=/payload:$PATH
+         director() { nsenter --net=/run/netns/kl-left-lb \"$@\"; }
+         left() { director ipvsadm -Ln --daemon | grep -q 'mcast=lo, syncid=75,'; }
+         is_left() { left || { echo \"nothing is left: $1\"; exit 1; }; }
+         # It waits for its receiver, which hears nothing.
+         director iptables -I INPUT -d 224.0.0.81 -j DROP
+         killed() {
+             keepline apply \"$@\" --netns kl-left-lb --yes >/run/killed 2>&1 & pid=$!
+             for i in $(seq 100); do left && break; sleep 0.1; done
+             kill -9 $pid; wait $pid; is_left \"$*\"
+         }
+         killed rehash
+         keepline status; keepline status -o json; keepline undo --dry-run
+         keepline undo timeout --yes; keepline undo --netns kl-left-db1 --yes; is_left 'not meant'
+         keepline undo hold --netns kl-left-lb --yes; left && exit 2
+         keepline undo --yes
+
+         killed hold --once --for 1h
+         keepline guard --once 2>&1; left && exit 3
+         director iptables -D INPUT -d 224.0.0.81 -j DROP
+         director ipvsadm --start-daemon backup --mcast-interface lo --syncid 9
+         keepline status; keepline undo --yes
+         director ipvsadm -Ln --daemon",
+        PATIENCE,
+    );
+    keepline("lab down --all");
+    let said = said.unwrap_or_else(|error| panic!("{error}"));
+    println!("{}{}", said.stdout, said.stderr);
+    assert_eq!(said.status, 0, "{}", said.stderr);
+    let said = &said.stdout;
+    let left = r#""left":[{"netns":"kl-left-lb","object":"IPVS sync receiver on lo"}]"#;
+    for words in [
+        "left behind, by a Keepline that was killed",
+        "  kl-left-lb: IPVS sync receiver on lo\n",
+        left,
+        "left by a Keepline that was killed → stopped",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(said.matches("undo: nothing to change.").count(), 3, "{said}");
+    assert!(said.contains("Nothing is applied."), "{said}");
+    assert!(
+        said.trim_end().ends_with("syncid=9, maxlen=65507, group=224.0.0.81, port=8848, ttl=1)")
+    );
+}
+
 /// The receiver is started and stopped while others use the processors: its thread, and the softirq that
 /// brings what it is told, come late then. Nothing is lost, and nothing hangs.
 #[test]

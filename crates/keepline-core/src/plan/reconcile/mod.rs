@@ -147,7 +147,8 @@ impl Object {
             | What::Entries { .. }
             | What::Touch { .. }
             | What::Abort { .. }
-            | What::Disconnect { .. } => return None,
+            | What::Disconnect { .. }
+            | What::Receiver => return None,
         };
         Some(Self { inode: change.place.inode, setting })
     }

@@ -48,7 +48,7 @@ pub(super) fn find(snapshot: &Snapshot, sessions: &[Session]) -> Vec<Finding> {
         for (detail, fix) in not_as_intended(namespace, network) {
             add(Code::DIRECTOR_SETTINGS, detail, fix);
         }
-        if let Some((detail, fix)) = without_conntrack(namespace) {
+        if let Some((detail, fix)) = without_conntrack(namespace, network) {
             add(Code::CONNTRACK_OFF, detail, fix);
         }
         if let Some((detail, fix)) = network.and_then(|it| replies_go_past(namespace, it)) {
@@ -157,14 +157,25 @@ fn not_as_intended(namespace: &Namespace, network: Option<&Network>) -> Vec<(Str
 }
 
 /// IPVS remembers, but conntrack does not take part: something turned it off there.
-fn without_conntrack(namespace: &Namespace) -> Option<(String, String)> {
+fn without_conntrack(namespace: &Namespace, network: Option<&Network>) -> Option<(String, String)> {
     let ipvs = namespace.ipvs.as_ref().filter(|_| is_swarms(namespace, None))?;
     let silent = |ipvs: &Ipvs| {
         let entries = namespace.conntrack.as_ref().map_or(0, |conntrack| conntrack.count);
         entries == 0 && !ipvs.entries.is_empty()
     };
     let (why, fix) = if ipvs.conntrack == Some(false) {
-        ("net.ipv4.vs.conntrack is 0", fix::ipvs_sysctl(namespace, "conntrack", 1))
+        match network {
+            Some(network) if network.dsr => (
+                "net.ipv4.vs.conntrack is 0, as it is meant to be with --opt dsr",
+                options_of(network),
+            ),
+            Some(_) => ("net.ipv4.vs.conntrack is 0", fix::ipvs_sysctl(namespace, "conntrack", 1)),
+            // Of a network with direct replies it would be wrong to set it.
+            None => (
+                "net.ipv4.vs.conntrack is 0, which is meant only with --opt dsr",
+                fix::inside(namespace, "sysctl net.ipv4.vs.conntrack"),
+            ),
+        }
     } else if silent(ipvs) {
         let rules = fix::inside(namespace, "iptables -t raw -S");
         (
@@ -192,7 +203,10 @@ fn replies_go_past(namespace: &Namespace, network: &Network) -> Option<(String, 
             crate::report::text::escape(&network.name, crate::report::text::NAME),
             namespace.name
         );
-        let name = fix::quoted(&network.name);
-        (detail, format!("docker network inspect -f '{{{{.Options}}}}' {name}"))
+        (detail, options_of(network))
     })
+}
+
+fn options_of(network: &Network) -> String {
+    format!("docker network inspect -f '{{{{.Options}}}}' {}", fix::quoted(&network.name))
 }

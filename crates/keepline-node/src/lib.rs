@@ -20,10 +20,9 @@ mod walk;
 
 use std::{path::Path, time::Instant};
 
-use keepline_bpf::tables::IpvsTable;
 use keepline_core::{
     Judgement, Options, Snapshot,
-    judge::{FirstJudgement, Questions, Suspect, first_judgement},
+    judge::{FirstJudgement, Questions, first_judgement},
     snapshot::{Asked, Incomplete, SCHEMA, Topology},
 };
 use keepline_kernel::rights::{Capability, Facts};
@@ -208,48 +207,12 @@ fn look(
     let as_first_seen = questions.suspects.is_empty() && questions.keepalive.is_empty();
     let mut first = as_first_seen.then_some(first);
     if !questions.suspects.is_empty() {
-        let looked = confirm(&mut snapshot, &places, questions.suspects, walked, (ipvs, options));
+        let by = (walked, ipvs, options);
+        let looked = second_look::confirm(&mut snapshot, &places, questions.suspects, by);
         first = Some(looked);
     }
     snapshot.duration = clock.elapsed();
     Ok((Look { snapshot, walked }, first))
-}
-
-/// How often sessions are looked at again that nobody has confirmed.
-const LOOKS: usize = 3;
-
-/// Looks again at what seems orphaned; and at what only then does, since an entry that a second look
-/// finds may lead elsewhere than what was thought of first, or since a look failed.
-fn confirm(
-    snapshot: &mut Snapshot,
-    places: &[place::Place],
-    mut suspects: Vec<Suspect>,
-    walked: bool,
-    (mut ipvs, options): (Option<IpvsTable>, &Options),
-) -> FirstJudgement {
-    let mut looks = 0;
-    loop {
-        let mut settled = complete::Incompletable::default();
-        if walked {
-            let sockets = suspects.iter().map(|suspect| suspect.socket);
-            settled = complete::complete(snapshot, places, sockets);
-        }
-        let mut missed = second_look::look(snapshot, places, &suspects, &settled, ipvs.as_mut());
-        let judged = first_judgement(snapshot, options);
-        suspects = judged.questions(snapshot).suspects;
-        looks += 1;
-        if suspects.is_empty() || looks == LOOKS {
-            if missed.is_empty() && !suspects.is_empty() {
-                missed.push(Incomplete {
-                    what: format!("{} of the sessions", suspects.len()),
-                    why: "each look at them found other entries than the one before".to_owned(),
-                    help: Some("keepline check".to_owned()),
-                });
-            }
-            snapshot.incomplete.extend(missed);
-            return judged;
-        }
-    }
 }
 
 /// What is in all places, and whether their tables were walked.

@@ -13,19 +13,13 @@ use crate::{
 
 /// The inodes of the namespaces and processes that are selected.
 pub(crate) fn resolve(select: &Select, places: &[Place]) -> Result<BTreeSet<u64>, NodeError> {
-    let mut chosen = BTreeSet::new();
-    for name in &select.netns {
-        chosen.insert(by_name(name, places)?);
+    let named = select.netns.iter().map(|name| by_name(name, places));
+    let found = named.chain(select.pids.iter().map(|pid| of_process(*pid)));
+    if select.exact {
+        let seen = |inode: &u64| places.iter().any(|place| place.inode == *inode);
+        return Ok(found.flatten().filter(seen).collect());
     }
-    for pid in &select.pids {
-        let path = Path::new(PROC).join(format!("{pid}/ns/net"));
-        let inode = namespaces::identify(&path).map_err(|_| NodeError::Unknown {
-            kind: "process",
-            name: pid.to_string(),
-            near: "it is not running, or belongs to another user".to_owned(),
-        })?;
-        chosen.insert(inode);
-    }
+    let chosen = found.collect::<Result<BTreeSet<u64>, NodeError>>()?;
     // A file of another kind of namespace, or one that cannot be entered from here.
     let seen = |inode: &u64| places.iter().any(|place| place.inode == *inode);
     if let Some(inode) = chosen.iter().find(|inode| !seen(inode)) {
@@ -36,6 +30,15 @@ pub(crate) fn resolve(select: &Select, places: &[Place]) -> Result<BTreeSet<u64>
         });
     }
     Ok(chosen)
+}
+
+fn of_process(pid: u32) -> Result<u64, NodeError> {
+    let path = Path::new(PROC).join(format!("{pid}/ns/net"));
+    namespaces::identify(&path).map_err(|_| NodeError::Unknown {
+        kind: "process",
+        name: pid.to_string(),
+        near: "it is not running, or belongs to another user".to_owned(),
+    })
 }
 
 fn by_name(name: &str, places: &[Place]) -> Result<u64, NodeError> {

@@ -9,8 +9,8 @@ use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr};
 
 use keepline_bpf::tables::IpvsTable;
 use keepline_core::{
-    Snapshot,
-    judge::Suspect,
+    Options, Snapshot,
+    judge::{FirstJudgement, Suspect, first_judgement},
     session::Table,
     snapshot::{Entry, Incomplete, Listing, SecondLook, SecondLookResult, Socket},
 };
@@ -25,7 +25,7 @@ use keepline_wire::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
-    complete::Incompletable,
+    complete::{self, Incompletable},
     parallel,
     place::{NO_WAY, Place},
     tables::{TCP, convert_entry, ipvs_entries},
@@ -34,6 +34,9 @@ use crate::{
 
 /// The IPVS listing can skip entries; where conntrack cannot vouch for it, several must agree.
 const LISTINGS: usize = 3;
+
+/// How often sessions are looked at again that nobody has confirmed.
+const LOOKS: usize = 3;
 
 /// What the director says of one suspect.
 enum Said {
@@ -45,10 +48,43 @@ enum Said {
     Nothing,
 }
 
+/// Looks again at what seems orphaned; and at what only then does, since an entry that a second look
+/// finds may lead elsewhere than what was thought of first, or since a look failed.
+pub(crate) fn confirm(
+    snapshot: &mut Snapshot,
+    places: &[Place],
+    mut suspects: Vec<Suspect>,
+    (walked, mut ipvs, options): (bool, Option<IpvsTable>, &Options),
+) -> FirstJudgement {
+    let mut looks = 0;
+    loop {
+        let mut settled = Incompletable::default();
+        if walked {
+            let sockets = suspects.iter().map(|suspect| suspect.socket);
+            settled = complete::complete(snapshot, places, sockets);
+        }
+        let mut missed = look(snapshot, places, &suspects, &settled, ipvs.as_mut());
+        let judged = first_judgement(snapshot, options);
+        suspects = judged.questions(snapshot).suspects;
+        looks += 1;
+        if suspects.is_empty() || looks == LOOKS {
+            if missed.is_empty() && !suspects.is_empty() {
+                missed.push(Incomplete {
+                    what: format!("{} of the sessions", suspects.len()),
+                    why: "each look at them found other entries than the one before".to_owned(),
+                    help: Some("keepline check".to_owned()),
+                });
+            }
+            snapshot.incomplete.extend(missed);
+            return judged;
+        }
+    }
+}
+
 /// Looks again at all suspects and writes down what is so; tells what could not be looked at. Those
 /// of which `settled` tells are not to be found again. `ipvs`: where its tables were walked, since
 /// listing them takes too long.
-pub(crate) fn look(
+fn look(
     snapshot: &mut Snapshot,
     places: &[Place],
     suspects: &[Suspect],

@@ -162,6 +162,40 @@ fn a_receiver_that_a_killed_one_left_is_taken_away() {
     );
 }
 
+/// Who says no to `direct`, or goes away without a word, leaves nothing in the kernel; who says yes does.
+#[test]
+fn direct_begins_with_consent() {
+    if skip("scenarios::direct_begins_with_consent") {
+        return;
+    }
+    json("lab up swarm --name consent --sessions 2 --tcp-timeout 10m -o json");
+    let said = the_guest().sh_within(
+        "PATH=/payload:$PATH
+         answer() {
+             (sleep 1; printf \"$1\"; sleep 5) | script --quiet --return --command \
+                 'keepline apply direct --once --netns kl-consent-client' /dev/null
+             echo \"ended with $?\"
+             ls /sys/fs/bpf/keepline 2>/dev/null | wc -l
+             keepline status
+         }
+         answer 'n\\n'; answer '\\004'
+         answer 'y\\n'
+         keepline undo --yes",
+        PATIENCE,
+    );
+    keepline("lab down --all");
+    let said = said.unwrap_or_else(|error| panic!("{error}")).stdout.replace('\r', "");
+    println!("{said}");
+    let parts: Vec<&str> = said.split("Do this? [y/N]").collect();
+    assert_eq!(parts.len(), 4, "{said}");
+    for refused in &parts[1..3] {
+        assert!(refused.contains("keepline: nothing was changed"), "{refused}");
+        assert!(refused.contains("ended with 1\n0\nNothing is applied."), "{refused}");
+    }
+    assert!(parts[3].contains("ended with 0"), "{said}");
+    assert!(parts[3].contains("direct: since"), "{said}");
+}
+
 /// The receiver is started and stopped while others use the processors: its thread, and the softirq that
 /// brings what it is told, come late then. Nothing is lost, and nothing hangs.
 #[test]

@@ -29,20 +29,26 @@ struct Guard<'a> {
 
 impl<'a> Guard<'a> {
     fn start(run: &'a Run, lab: &Lab, text: &str) -> Self {
+        Self::of(run, &[lab], text)
+    }
+
+    /// Of several labs.
+    fn of(run: &'a Run, labs: &[&Lab], text: &str) -> Self {
         fs::create_dir_all(&run.0).unwrap();
         let file = run.0.join("config.toml");
         fs::write(&file, text).unwrap();
         let port = free_port();
-        let child = Self::spawn(run, lab, &file, port);
+        let child = Self::spawn(run, labs, &file, port);
         let guard = Self { run, child, file, port };
         guard.wait_until_it_has_looked();
         guard
     }
 
-    fn spawn(run: &Run, lab: &Lab, file: &std::path::Path, port: u16) -> Child {
+    fn spawn(run: &Run, labs: &[&Lab], file: &std::path::Path, port: u16) -> Child {
         let log = fs::File::options().create(true).append(true).open(run.0.join("log")).unwrap();
-        run.command(&["guard", "--log", "text", "--netns", &lab.director, "--config"])
+        run.command(&["guard", "--log", "text", "--config"])
             .arg(file)
+            .args(labs.iter().flat_map(|lab| ["--netns", &lab.director]))
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .stdout(Stdio::null())
             .stderr(log)
@@ -52,7 +58,7 @@ impl<'a> Guard<'a> {
 
     /// Another in place of one that was killed.
     fn again(&mut self, lab: &Lab) {
-        self.child = Self::spawn(self.run, lab, &self.file, self.port);
+        self.child = Self::spawn(self.run, &[lab], &self.file, self.port);
         self.wait_until_it_has_looked();
     }
 
@@ -225,10 +231,22 @@ fn what_a_program_chose_is_left_alone_where_nobody_is_to_be_held() {
     guard.policy(&policy(true));
     wait_for("it has got keepalive again", || ask("get") == "1 20");
     assert_eq!(ask("override"), "1 20", "and is held to it");
-    drop(guard);
-    run.done(&["undo", "--yes"]);
+    // What it was given is forgotten with its socket, not with its namespace.
+    let of_sockets = || {
+        let told = status(&run);
+        let applied = told["applied"].as_array().unwrap().iter();
+        applied.filter_map(|it| it["detail"].as_str()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let while_open = of_sockets();
+    assert!(while_open.iter().any(|it| it == "1 of 1 are open"), "{while_open:?}");
     drop(to);
     program.wait().unwrap();
+    wait_for("only open sockets stand", || {
+        let now = of_sockets();
+        now.len() < while_open.len() && !now.iter().any(|it| it.starts_with("0 of"))
+    });
+    drop(guard);
+    run.done(&["undo", "--yes"]);
 }
 
 #[test]
@@ -294,6 +312,26 @@ fn a_full_run_folder_costs_no_session_and_no_policy_for_longer_than_it_lasts() {
     run.done(&["undo", "--yes"]);
     drop(lab);
     assert_eq!(output(Command::new("umount").arg(&path)).0, 0);
+}
+
+#[test]
+fn what_is_gone_keeps_the_guard_from_nothing_else() {
+    needs_root_and_nft!();
+    let run = Run::new("goneguard");
+    let lab = Lab::up("stays", &["--sessions", "10", "--tcp-timeout", "15s"]);
+    let gone = Lab::up("goes", &["--sessions", "1", "--tcp-timeout", "15s"]);
+    let name = gone.director.clone();
+    let guard = Guard::of(&run, &[&gone, &lab], "");
+    drop(gone);
+    wait_for("it is told", || guard.log().contains(&format!("no network namespace `{name}`")));
+    sleep(Duration::from_secs(20));
+    assert_eq!(entries(&lab.director), 10, "{}", guard.log());
+    assert!(guard.get("/healthz").starts_with("HTTP/1.1 200"), "{}", guard.get("/healthz"));
+    // It comes again under its name.
+    let again = Lab::up("goes", &["--sessions", "4", "--tcp-timeout", "15s"]);
+    wait_for("it is seen again", || guard.log().contains("no longer: no network namespace"));
+    sleep(Duration::from_secs(20));
+    assert_eq!((entries(&again.director), entries(&lab.director)), (4, 10), "{}", guard.log());
 }
 
 #[test]

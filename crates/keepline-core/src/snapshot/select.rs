@@ -20,8 +20,9 @@ pub struct Select {
     pub netns: Vec<String>,
     /// The namespaces of these processes.
     pub pids: Vec<u32>,
-    /// Whether services and networks are given as [`Asked`] has them, and need not be there now: who
-    /// follows a service does not lose it when a worker is told no more of it.
+    /// Whether services and networks are given as [`Asked`] has them, containers by their whole ID, and
+    /// none of all this need be there now: who follows a service does not lose it when a worker is told
+    /// no more of it, and of two containers not the one that runs still.
     pub exact: bool,
 }
 
@@ -112,7 +113,11 @@ impl Snapshot {
         let mut chosen: Vec<bool> =
             self.namespaces.iter().map(|namespace| inodes.contains(&namespace.inode)).collect();
         for name in &select.containers {
-            chosen[self.container(name)?] = true;
+            match self.container(name) {
+                Ok(at) => chosen[at] = true,
+                Err(_) if select.exact => {}
+                Err(error) => return Err(error),
+            }
         }
         let mut asked = Asked::default();
         if select.exact {
@@ -131,6 +136,21 @@ impl Snapshot {
         }
         self.asked = asked;
         Ok(())
+    }
+
+    /// What the names of `select` meant when this was seen, to be selected again when some of it may
+    /// have gone.
+    #[must_use]
+    pub fn meant(&self, select: &Select) -> Select {
+        let containers = select.containers.iter();
+        Select {
+            containers: containers.map(|name| self.container_id(name)).collect(),
+            services: self.asked.services.clone(),
+            networks: self.asked.networks.clone(),
+            netns: select.netns.clone(),
+            pids: select.pids.clone(),
+            exact: true,
+        }
     }
 
     /// What was asked for, as a scope.
@@ -183,6 +203,14 @@ impl Snapshot {
                 .cloned()
                 .unwrap_or_else(|| "no Docker Engine told names; give --netns or --pid".to_owned()),
         })
+    }
+
+    /// The whole ID of a container; its name where the ID is not known.
+    fn container_id(&self, name: &str) -> String {
+        let named = self.topology.as_ref().and_then(|it| it.resolve_container(name).ok());
+        let seen = || self.namespaces[self.container(name).ok()?].container.as_ref();
+        let id = named.map(|it| it.id.clone()).or_else(|| Some(seen()?.id.clone()));
+        id.unwrap_or_else(|| name.to_owned())
     }
 
     /// Index of the namespace of a container.

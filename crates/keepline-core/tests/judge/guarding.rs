@@ -9,7 +9,7 @@ use keepline_core::{
         KeepaliveTimes, Pass, Place, Plan, SocketId, What,
     },
     policy::Rules,
-    snapshot::{KeepaliveSettings, Scope, Select, Topology, topology::Named},
+    snapshot::{Incomplete, KeepaliveSettings, Scope, Select, Topology, topology::Named},
 };
 
 use crate::{build::*, names::topology, passes::*, policy::*};
@@ -105,6 +105,33 @@ fn what_was_set_by_hand_in_a_namespace_that_is_gone_binds_nobody() {
     by_hand.by.guard = true;
     assert_eq!(pass_with(by_hand.clone(), 7).undo, []);
     assert_eq!(pass_with(by_hand, 8).undo.len(), 1);
+}
+
+/// What was given to sockets is remembered for as long as one of them is open.
+#[test]
+fn keepalive_of_closed_sockets_is_forgotten() {
+    let wanted = policies(&rules(&[("strategy", "keepalive")]), &topology());
+    let seen = |change: &dyn Fn(&mut Snapshot), guard| {
+        let mut snapshot = alive();
+        let stands = standing(given(&snapshot, CLIENT), Action::Keepalive, guard);
+        change(&mut snapshot);
+        let in_force = InForce { standing: vec![stands], ..InForce::default() };
+        let pass = pass(snapshot, &wanted, &in_force);
+        (pass.spent.len(), pass.undo.len())
+    };
+    let close = |snapshot: &mut Snapshot| snapshot.namespaces[CLIENT].sockets.clear();
+    assert_eq!(seen(&|_| (), true), (0, 0), "it is open");
+    assert_eq!(seen(&close, true), (1, 0));
+    assert_eq!(seen(&close, false), (0, 0), "somebody's own");
+    let reopen = |snapshot: &mut Snapshot| snapshot.namespaces[CLIENT].sockets[0].cookie = 4711;
+    assert_eq!(seen(&reopen, true), (1, 0), "another of the same addresses");
+    let walked = |snapshot: &mut Snapshot| snapshot.namespaces[CLIENT].sockets[0].cookie = 0;
+    assert_eq!(seen(&walked, true), (0, 0), "it may be that one");
+    let missed = |snapshot: &mut Snapshot| {
+        close(snapshot);
+        snapshot.incomplete.push(Incomplete { what: "x".into(), why: "y".into(), help: None });
+    };
+    assert_eq!(seen(&missed, true), (0, 0));
 }
 
 /// By place: what another network or service still wishes keeps nothing alive here.

@@ -154,6 +154,35 @@ fn what_is_followed_need_not_be_there_unless_nobody_tells() {
     assert!(snapshot.select(&exact, &BTreeSet::new()).is_err());
 }
 
+#[test]
+fn a_container_that_is_gone_keeps_nobody_from_the_others() {
+    let mut snapshot = named(swarm(None));
+    let names = ["app", "db.1"].map(str::to_owned).to_vec();
+    let select = Select { containers: names, ..Select::default() };
+    snapshot.select(&select, &BTreeSet::new()).unwrap();
+    let meant = snapshot.meant(&select);
+    assert_eq!(meant.containers, ["a".repeat(64), "b".repeat(64)]);
+    let chosen = |snapshot: &Snapshot| -> Vec<bool> {
+        snapshot.namespaces.iter().map(|it| it.selected).collect()
+    };
+    let all = chosen(&snapshot);
+    snapshot.select(&meant, &BTreeSet::new()).unwrap();
+    assert_eq!(chosen(&snapshot), all);
+    // It ends, and another gets its name: that one was not meant.
+    let containers = &mut snapshot.topology.as_mut().unwrap().containers;
+    containers[0] = container('c', "app", "other", "10.0.1.9");
+    snapshot.namespaces[CLIENT].container = None;
+    snapshot.select(&meant, &BTreeSet::new()).unwrap();
+    assert_eq!(chosen(&snapshot).iter().filter(|it| **it).count(), 1);
+    assert!(snapshot.select(&select, &BTreeSet::new()).is_err(), "asked for by name it is missed");
+    // Nothing is left of what was meant: not everything is.
+    snapshot.topology.as_mut().unwrap().containers.clear();
+    snapshot.namespaces.iter_mut().for_each(|it| it.container = None);
+    snapshot.select(&meant, &BTreeSet::new()).unwrap();
+    assert_eq!(chosen(&snapshot).iter().filter(|it| **it).count(), 0);
+    assert_eq!(snapshot.scope().namespaces, Some(BTreeSet::new()));
+}
+
 /// Networks may have the same addresses. Without the Engine's word either director may have forgotten it.
 #[test]
 fn a_container_is_led_by_directors_of_its_own_networks_only() {
@@ -337,7 +366,18 @@ fn settings_that_swarm_does_not_intend_are_findings() {
 fn what_else_changes_how_a_director_remembers_is_a_finding() {
     let mut snapshot = named(swarm(Some(entry(800))));
     tables(&mut snapshot).conntrack = Some(false);
-    assert!(codes(&snapshot).contains(&Code::CONNTRACK_OFF));
+    let fix = |snapshot: &Snapshot| {
+        let findings = judged(snapshot).findings.into_iter();
+        findings.filter(|it| it.code == Code::CONNTRACK_OFF).flat_map(|it| it.fix).collect()
+    };
+    let fixes: Vec<String> = fix(&snapshot);
+    assert_eq!(fixes, ["nsenter --net=/run/netns/lb_edja88p19 sysctl -w net.ipv4.vs.conntrack=1"]);
+    snapshot.topology.as_mut().unwrap().networks[0].dsr = true;
+    let fixes: Vec<String> = fix(&snapshot);
+    assert_eq!(fixes, ["docker network inspect -f '{{.Options}}' net1"], "it is meant so");
+    snapshot.topology = None;
+    let fixes: Vec<String> = fix(&snapshot);
+    assert_eq!(fixes, ["nsenter --net=/run/netns/lb_edja88p19 sysctl net.ipv4.vs.conntrack"]);
 
     let mut snapshot = named(swarm(Some(entry(800))));
     snapshot.namespaces[DIRECTOR].conntrack = None;

@@ -10,7 +10,7 @@ use keepline_core::{
     Judgement, Snapshot, Verdict, judge,
     plan::{self, Action, Change, InForce, What, journal::Standing},
     policy::{Policies, Strategy},
-    snapshot::{Asked, Select, Topology},
+    snapshot::Topology,
 };
 use keepline_node::{
     Balance, NodeError, Obstacle, Owners, Report,
@@ -115,21 +115,19 @@ impl Guard {
         Ok(Passed { result, next })
     }
 
-    /// Looks at what was selected. A service that has gone, its last task with it, keeps nobody from
-    /// looking after the others.
+    /// Looks at what was selected. What has gone since, such as a container or a service, its last task
+    /// with it, keeps nobody from looking after the others.
     fn look(
         &mut self,
         owners: Owners,
         topology: Option<Topology>,
         troubles: &mut BTreeSet<String>,
     ) -> Result<Snapshot, NodeError> {
-        let names = !self.select.services.is_empty() || !self.select.networks.is_empty();
         let again = self.meant.clone().map(|meant| (meant, topology.clone()));
         match (self.observer.observe(&self.select, owners, topology), again) {
             (Ok(snapshot), _) => {
-                let Asked { services, networks } = snapshot.asked.clone();
-                let meant = Select { services, networks, exact: true, ..self.select.clone() };
-                self.meant = names.then_some(meant);
+                let everything = self.select.is_everything();
+                self.meant = (!everything).then(|| snapshot.meant(&self.select));
                 Ok(snapshot)
             }
             (Err(error), Some((meant, topology))) => {
@@ -231,6 +229,12 @@ impl Guard {
             let report = keepline_node::act(&mut exclusive, &plan, &AtomicBool::new(false))
                 .map_err(|error| error.to_string())?;
             self.came(plan.action, report, troubles);
+        }
+        if !pass.spent.is_empty() {
+            let mut exclusive = Exclusive::for_guard().map_err(|error| error.to_string())?;
+            for (id, step) in pass.spent {
+                exclusive.give_up(id, step).map_err(|error| error.to_string())?;
+            }
         }
         if !pass.undo.is_empty() {
             return self.take_back(&pass.undo, troubles);

@@ -44,6 +44,9 @@ pub struct Pass {
     /// To be taken back after that: the guard did it, and no policy wants it any more. Where something
     /// is, only what cannot wait is planned: the rest from what is there then.
     pub undo: Vec<Standing>,
+    /// Keepalive that the guard has given to sockets of which none is open any more, by number and step:
+    /// there is nothing to take back, and nothing to remember.
+    pub spent: Vec<(u64, usize)>,
     /// What was wished and cannot be.
     pub refused: Vec<Refused>,
     /// What was wished, and somebody has set otherwise by hand.
@@ -83,6 +86,10 @@ pub fn reconcile(
     // What was not seen may be wanted still.
     let complete = named && snapshot.incomplete.is_empty();
     if complete {
+        let (spent, by_guard): (Vec<&Standing>, Vec<&Standing>) = by_guard
+            .into_iter()
+            .partition(|it| at(it).is_some_and(|at| is_spent(&snapshot.namespaces[at], it)));
+        pass.spent = spent.into_iter().map(|it| (it.id, it.step)).collect();
         let unwanted = by_guard.into_iter().filter(|it| {
             let wanted = at(it).is_some_and(|at| wanted.is_wanted(at, it));
             !wanted && !is_by_hand(&it.change) && !in_force.stuck.contains(&(it.id, it.step))
@@ -115,6 +122,14 @@ pub fn reconcile(
         }
     }
     pass
+}
+
+/// Whether all sockets have closed that a change was about. Of one that was seen without its cookie it
+/// cannot be told whether it is one of them.
+fn is_spent(namespace: &Namespace, standing: &Standing) -> bool {
+    let What::Keepalive { sockets } = &standing.change.what else { return false };
+    let of_them: BTreeSet<u64> = sockets.iter().map(|it| it.socket.cookie).collect();
+    namespace.sockets.iter().all(|it| it.cookie != 0 && !of_them.contains(&it.cookie))
 }
 
 /// Whether the labels are known that a Swarm's directors may have. While the Engine is silent nothing

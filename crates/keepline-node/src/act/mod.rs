@@ -1,30 +1,34 @@
 //! Act: plans carried out. Each change is compared with what is there, written down, made, and
 //! read back.
 
+mod compare;
 mod conntrack;
 mod ipvs;
 mod programs;
 mod receiver;
 mod sockets;
 mod touch;
+mod undo;
 
 use std::{
-    collections::BTreeSet,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use keepline_core::{
-    plan::{self, Action, Change, Plan, Undo, What},
+    plan::{self, Action, Change, Plan, What},
     session::Table,
 };
 use keepline_kernel::{Error, namespaces, procfs};
 use thiserror::Error as ThisError;
 
+pub use compare::{Now, compare};
+pub use undo::{left, undo};
+
 use crate::{
-    NodeError, parallel,
+    NodeError,
     place::{self, PROC, Place},
-    run::{self, Exclusive, RunError},
+    run::{Exclusive, RunError},
 };
 
 /// Why a change was not made.
@@ -213,7 +217,7 @@ fn is_in_part(place: &Place, change: &Change, obstacle: &Obstacle) -> bool {
     let now = inside(place, change, || match &change.what {
         What::Keepalive { sockets } => sockets::is_any_set(place, sockets)
             .map(|any| if any { Now::InForce } else { Now::AsBefore }),
-        what => now(what),
+        what => compare::now(what),
     });
     !matches!(now, Ok(Now::AsBefore) | Err(Obstacle::Gone))
 }
@@ -304,176 +308,6 @@ fn taken(object: &str, is: &str, should: &str) -> Result<(), Obstacle> {
     }
     let (object, is, should) = (object.to_owned(), is.to_owned(), should.to_owned());
     Err(Obstacle::NotTaken { object, is, should })
-}
-
-/// Takes changes back, the last first. A namespace that is gone took them with it.
-///
-/// What is taken back and cannot be written down is gone on with: it is found as before by the next.
-///
-/// # Errors
-/// When no namespace can be found.
-pub fn undo(
-    exclusive: &mut Exclusive,
-    undos: &[Undo],
-    stop: &AtomicBool,
-) -> Result<Report, ActError> {
-    let places = place::all()?;
-    let finished: BTreeSet<(u64, usize)> = exclusive
-        .standing()
-        .into_iter()
-        .filter(|it| it.finished)
-        .map(|it| (it.id, it.step))
-        .collect();
-    let mut report = Report::default();
-    for (at, undo) in undos.iter().enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            report.left = undos.len() - at;
-            break;
-        }
-        let change = &undo.change;
-        let place = places.iter().find(|place| place.inode == change.place.inode);
-        let result = match place {
-            None => Err(Obstacle::Gone),
-            Some(place) => {
-                let way = Way::Back { finished: undo.of.is_some_and(|of| finished.contains(&of)) };
-                inside(place, change, || make(place, &change.what, way))
-            }
-        };
-        let result = match result {
-            Err(Obstacle::Gone) => {
-                Ok(vec!["the network namespace is gone, and the change with it".to_owned()])
-            }
-            other => other,
-        };
-        let result = result.and_then(|said| {
-            if let Some((id, step)) = undo.of {
-                exclusive.undone(id, step).map_err(Obstacle::EndUnwritten)?;
-            }
-            Ok(said)
-        });
-        report.steps.push(Step { change: change.clone(), result });
-    }
-    Ok(report)
-}
-
-/// What Keeplines left that were killed, and the journal has no word of. None where another Keepline is
-/// at work: what it has started it stops itself. `exclusive` tells that this one is alone.
-///
-/// # Errors
-/// When no namespace can be found.
-pub fn left(exclusive: Option<&Exclusive>) -> Result<Vec<Change>, NodeError> {
-    let _alone = match exclusive {
-        Some(_) => None,
-        None => match run::alone() {
-            Some(alone) => Some(alone),
-            None => return Ok(Vec::new()),
-        },
-    };
-    let places = place::all()?;
-    let found = parallel::map(&places, |place| {
-        // What cannot be looked into has been left by nobody who could be known.
-        let cookie = place.enter(|| receiver::is_left().then(namespaces::cookie)).ok().flatten()?;
-        let (inode, name) = (place.inode, place.name.clone());
-        Some(Change { place: plan::Place { inode, cookie, name }, what: What::Receiver })
-    });
-    Ok(found.into_iter().flatten().collect())
-}
-
-/// How a change that stands looks now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Now {
-    /// As it was made.
-    InForce,
-    /// Of so many sockets so many are open still, with their settings.
-    Partly {
-        /// As they were set.
-        in_force: usize,
-        /// Of how many.
-        of: usize,
-    },
-    /// As before: it was never made, or somebody has taken it back.
-    AsBefore,
-    /// Otherwise.
-    Drifted {
-        /// Its value.
-        is: String,
-    },
-    /// Its namespace is gone.
-    Gone,
-    /// It could not be told.
-    Unknown {
-        /// The reason.
-        why: String,
-    },
-}
-
-/// Looks how changes that stand are now.
-///
-/// # Errors
-/// When no namespace can be found.
-pub fn compare(changes: &[&Change]) -> Result<Vec<Now>, NodeError> {
-    let places = place::all()?;
-    Ok(changes
-        .iter()
-        .map(|change| {
-            let Some(place) = places.iter().find(|place| place.inode == change.place.inode) else {
-                return Now::Gone;
-            };
-            inside(place, change, || now(&change.what)).unwrap_or_else(|obstacle| match obstacle {
-                Obstacle::Gone => Now::Gone,
-                other => Now::Unknown { why: other.to_string() },
-            })
-        })
-        .collect())
-}
-
-fn now(what: &What) -> Result<Now, Obstacle> {
-    let told = |is: &str, before: &str, after: &str| match is {
-        is if is == after => Now::InForce,
-        is if is == before => Now::AsBefore,
-        is => Now::Drifted { is: is.to_owned() },
-    };
-    Ok(match what {
-        What::Sysctl { path, before, after } => told(&procfs::read_sysctl(path)?, before, after),
-        What::Timeouts { before, after } => {
-            told(&ipvs::timeouts()?, &ipvs::words(before), &ipvs::words(after))
-        }
-        What::Scheduler { service, before, after } => {
-            told(&ipvs::scheduling(*service)?, &format!("{before:?}"), &format!("{after:?}"))
-        }
-        What::Keepalive { sockets } => {
-            let in_force = sockets::still_open(sockets)?;
-            Now::Partly { in_force, of: sockets.len() }
-        }
-        What::NewSockets { before, after } => match programs::rules()? {
-            None if programs::are_left(what)? => in_part(),
-            is => which(&is, before, after),
-        },
-        What::Direct { before, after } => match programs::services()? {
-            None if programs::are_left(what)? => in_part(),
-            is => which(&is, before, after),
-        },
-        What::Entries { .. }
-        | What::Touch { .. }
-        | What::Abort { .. }
-        | What::Disconnect { .. }
-        | What::Receiver => Now::InForce,
-    })
-}
-
-/// A Keepline was killed while it put programs on, or took them off.
-fn in_part() -> Now {
-    Now::Drifted { is: "there in part".to_owned() }
-}
-
-fn which<T: PartialEq>(is: &T, before: &T, after: &T) -> Now {
-    if is == after {
-        Now::InForce
-    } else if is == before {
-        Now::AsBefore
-    } else {
-        Now::Drifted { is: "something else".to_owned() }
-    }
 }
 
 /// The services that programs answer directly now.

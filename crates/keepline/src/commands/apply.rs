@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use keepline_core::plan::{self, Action, HoldWish, KeepaliveWish, Memory, Plan, TimeoutWish, What};
 use keepline_core::report::counted;
-use keepline_core::snapshot::{Asked, Topology};
+use keepline_core::snapshot::Topology;
 use keepline_core::{Judgement, Options, Snapshot, judge};
 use keepline_node::run::{self, Exclusive, Holding};
-use keepline_node::{Balance, Observer, Owners, Select};
+use keepline_node::{Observer, Owners, Select};
 
 use super::consent::{self, Decision, IN_PART};
+use super::follow;
 use crate::args::act::{
     ApplyArgs, ConsentArgs, DirectArgs, HealArgs, HoldArgs, RemedyArgs, Strategy, TimeoutArgs,
 };
@@ -106,13 +107,13 @@ pub fn abort(args: &RemedyArgs) -> anyhow::Result<u8> {
 }
 
 /// A look, judged.
-struct Seen {
-    snapshot: Snapshot,
-    judgement: Judgement,
+pub(super) struct Seen {
+    pub(super) snapshot: Snapshot,
+    pub(super) judgement: Judgement,
 }
 
 impl Seen {
-    fn take(select: &Select) -> anyhow::Result<Self> {
+    pub(super) fn take(select: &Select) -> anyhow::Result<Self> {
         Ok(Self::of(keepline_node::observe(select, Owners::MostUrgent(0))?))
     }
 
@@ -133,8 +134,8 @@ fn carry_out(
 
 /// What became of a plan.
 enum Outcome {
-    /// It was carried out, or there was nothing to do; with the exit status.
-    Done(u8),
+    /// It was carried out, or there was nothing to do; with the exit status, and what it was made from.
+    Done(u8, Box<Seen>),
     /// It was not: it was only shown, or nobody agreed, or nothing of it is possible.
     Not(u8),
 }
@@ -142,7 +143,7 @@ enum Outcome {
 impl Outcome {
     fn status(&self) -> u8 {
         match self {
-            Self::Done(status) | Self::Not(status) => *status,
+            Self::Done(status, _) | Self::Not(status) => *status,
         }
     }
 }
@@ -166,7 +167,10 @@ fn carried_out(
             let nothing_to_do = wished.changes.is_empty() && wished.refused.is_empty();
             let status = incomplete(&seen, status);
             let done = nothing_to_do && !consent.dry_run;
-            return Ok(if done { Outcome::Done(status) } else { Outcome::Not(status) });
+            return Ok(match done {
+                true => Outcome::Done(status, Box::new(seen)),
+                false => Outcome::Not(status),
+            });
         }
         Decision::Go => {}
     }
@@ -185,7 +189,7 @@ fn carried_out(
     let lasts = wished.changes.iter().any(|change| change.what.lasts()).then_some(undo.as_str());
     let report = keepline_node::act(exclusive, &wished, &stop);
     let status = consent::report(report, refused, lasts)?;
-    Ok(Outcome::Done(incomplete(&seen, status)))
+    Ok(Outcome::Done(incomplete(&seen, status), Box::new(seen)))
 }
 
 /// What could not be seen was not changed either.
@@ -313,107 +317,13 @@ fn direct(args: &DirectArgs) -> anyhow::Result<u8> {
     // when it is to be changed.
     let known = || keepline_node::answered_directly().ok().flatten();
     let plan = |seen: &Seen| Ok(plan::direct(&seen.snapshot, &seen.judgement, known().as_deref()));
-    let status = match carried_out(&select, args.consent, plan)? {
-        Outcome::Done(status) if !args.once => status,
-        Outcome::Done(status) | Outcome::Not(status) => return Ok(status),
+    let (status, seen) = match carried_out(&select, args.consent, plan)? {
+        Outcome::Done(status, seen) if !args.once => (status, seen),
+        Outcome::Done(status, _) | Outcome::Not(status) => return Ok(status),
     };
-    let Some(mut known) = known() else { return Ok(status) };
-    let stop = signals::stop_flag(&[SIGINT, SIGTERM])?;
-    say!("keepline: following the backends, Ctrl-C ends that");
-    let mut tables = Tables { select, seen: None, balance: Balance::default() };
-    while !stop.load(Ordering::Relaxed) {
-        match follow(&known, &mut tables) {
-            Ok(Followed::Changed(now)) => {
-                say!("keepline: backends have changed");
-                known = now;
-            }
-            Ok(Followed::Others(now)) => known = now,
-            Ok(Followed::Nothing) => {}
-            Ok(Followed::TakenOff) => {
-                say!("keepline: the programs were taken off: no longer following");
-                return Ok(status);
-            }
-            Err(error) => {
-                say!("keepline: warning: {error:#}; trying again");
-                tables.seen = None;
-            }
-        }
-        thread::sleep(Tables::PAUSE);
-    }
-    say!("keepline: no longer following; `keepline undo direct` takes the programs off");
+    let Some(known) = known() else { return Ok(status) };
+    follow::follow(select, seen, known)?;
     Ok(status)
-}
-
-/// The last look, and what the directors have balanced since then.
-struct Tables {
-    /// By the names that were given, and from the first look on by what they meant.
-    select: Select,
-    seen: Option<(Instant, Seen)>,
-    balance: Balance,
-}
-
-impl Tables {
-    /// Between two comparisons: a task that goes is noticed in time, and what hangs on it closed.
-    const PAUSE: Duration = Duration::from_millis(250);
-    /// Clients and directors that have come are in no table: they are looked for so often.
-    const LOOK: Duration = Duration::from_secs(2);
-
-    /// What is seen now, if that may be something else.
-    fn news(&mut self) -> anyhow::Result<Option<&Seen>> {
-        let recent = self.seen.as_mut().filter(|(looked, _)| looked.elapsed() < Self::LOOK);
-        let known = match recent {
-            Some(_) if !self.balance.has_changed() => return Ok(None),
-            Some((_, seen)) => self.balance.bring_up_to_date(&mut seen.snapshot),
-            None => false,
-        };
-        if !known {
-            self.balance.begin();
-            let seen = Seen::take(&self.select)?;
-            self.balance.follow(&seen.snapshot);
-            let Asked { services, networks } = seen.snapshot.asked.clone();
-            self.select = Select { services, networks, exact: true, ..self.select.clone() };
-            self.seen = Some((Instant::now(), seen));
-        }
-        Ok(self.seen.as_ref().map(|(_, seen)| seen))
-    }
-}
-
-/// What became of the programs.
-enum Followed {
-    /// They answer as before.
-    Nothing,
-    /// They were brought up to date: for these.
-    Changed(Vec<plan::DirectService>),
-    /// Another Keepline has changed what they answer for, to this.
-    Others(Vec<plan::DirectService>),
-    /// There are none any more.
-    TakenOff,
-}
-
-/// Brings the programs up to date where the directors' tables have changed.
-fn follow(known: &[plan::DirectService], tables: &mut Tables) -> anyhow::Result<Followed> {
-    let Some(seen) = tables.news()? else { return Ok(Followed::Nothing) };
-    if let Some(missed) = seen.snapshot.incomplete.first() {
-        return Err(fault(
-            format!("not seen: {}: {}", missed.what, missed.why),
-            "it is tried again",
-        ));
-    }
-    let wished = plan::follow(&seen.snapshot, &seen.judgement, known);
-    if wished.changes.is_empty() {
-        return Ok(Followed::Nothing);
-    }
-    let mut exclusive = consent::exclusive()?;
-    match keepline_node::answered_directly()? {
-        None => return Ok(Followed::TakenOff),
-        Some(now) if now != known => return Ok(Followed::Others(now)),
-        Some(_) => {}
-    }
-    let report = keepline_node::act(&mut exclusive, &wished, &AtomicBool::new(false))?;
-    if let Some(error) = report.steps.into_iter().find_map(|step| step.result.err()) {
-        return Err(fault(error.to_string(), "`keepline undo direct` takes the programs off"));
-    }
-    Ok(keepline_node::answered_directly()?.map_or(Followed::TakenOff, Followed::Changed))
 }
 
 /// One round: entries that would run out before the one after the next get their full time.

@@ -5,6 +5,7 @@ pub mod capture;
 pub mod check;
 mod consent;
 pub mod explain;
+mod follow;
 pub mod generate;
 pub mod guard;
 pub mod migrate;

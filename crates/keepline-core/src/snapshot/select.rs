@@ -115,7 +115,7 @@ impl Snapshot {
         for name in &select.containers {
             match self.container(name) {
                 Ok(at) => chosen[at] = true,
-                Err(_) if select.exact => {}
+                Err(_) if select.exact && self.is_told() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -178,6 +178,12 @@ impl Snapshot {
         };
         self.asked.networks.contains(&network.id)
             || network.services.iter().any(|service| self.asked.services.contains(&service.name))
+    }
+
+    /// Whether the Engine has told all that it knows, where there is one: what is not found among that
+    /// is not there.
+    fn is_told(&self) -> bool {
+        self.topology.as_ref().map_or(self.unnamed.is_empty(), |it| it.incomplete.is_empty())
     }
 
     /// Whether what is not named is not there: not so while the Engine is silent.

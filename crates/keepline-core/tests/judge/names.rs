@@ -175,6 +175,15 @@ fn a_container_that_is_gone_keeps_nobody_from_the_others() {
     snapshot.select(&meant, &BTreeSet::new()).unwrap();
     assert_eq!(chosen(&snapshot).iter().filter(|it| **it).count(), 1);
     assert!(snapshot.select(&select, &BTreeSet::new()).is_err(), "asked for by name it is missed");
+    // While the Engine does not tell all, it may be there.
+    snapshot.topology.as_mut().unwrap().incomplete.push("containers: 500".to_owned());
+    assert!(snapshot.select(&meant, &BTreeSet::new()).is_err());
+    snapshot.topology.as_mut().unwrap().incomplete.clear();
+    let told = snapshot.topology.take();
+    snapshot.unnamed.push("the Docker Engine did not answer".to_owned());
+    assert!(snapshot.select(&meant, &BTreeSet::new()).is_err());
+    snapshot.unnamed.clear();
+    snapshot.topology = told;
     // Nothing is left of what was meant: not everything is.
     snapshot.topology.as_mut().unwrap().containers.clear();
     snapshot.namespaces.iter_mut().for_each(|it| it.container = None);

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use keepline_core::plan::{self, DirectService};
-use keepline_core::snapshot::Asked;
 use keepline_node::{Balance, Select};
 
 use super::apply::Seen;
@@ -71,8 +70,7 @@ impl Tables {
 
     fn take(&mut self, seen: Box<Seen>) {
         self.balance.follow(&seen.snapshot);
-        let Asked { services, networks } = seen.snapshot.asked.clone();
-        self.select = Select { services, networks, exact: true, ..self.select.clone() };
+        self.select = seen.snapshot.meant(&self.select);
         self.looked = Instant::now();
         self.seen = Some(seen);
     }

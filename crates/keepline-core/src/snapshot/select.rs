@@ -30,7 +30,9 @@ impl Select {
     /// Whether everything is asked for.
     #[must_use]
     pub fn is_everything(&self) -> bool {
-        *self == Self::default()
+        let Self { containers, services, networks, netns, pids, exact: _ } = self;
+        let named = [containers, services, networks, netns];
+        named.iter().all(|names| names.is_empty()) && pids.is_empty()
     }
 }
 

@@ -155,6 +155,16 @@ fn what_is_followed_need_not_be_there_unless_nobody_tells() {
 }
 
 #[test]
+fn what_nothing_meant_is_everything() {
+    let snapshot = named(swarm(None));
+    let everything = Select::default();
+    assert!(everything.is_everything());
+    assert!(snapshot.meant(&everything).is_everything(), "also for who follows it");
+    let one = Select { pids: vec![1], ..Select::default() };
+    assert!(!one.is_everything() && !snapshot.meant(&one).is_everything());
+}
+
+#[test]
 fn a_container_that_is_gone_keeps_nobody_from_the_others() {
     let mut snapshot = named(swarm(None));
     let names = ["app", "db.1"].map(str::to_owned).to_vec();

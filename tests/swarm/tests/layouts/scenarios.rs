@@ -163,6 +163,7 @@ fn a_receiver_that_a_killed_one_left_is_taken_away() {
 }
 
 /// Who says no to `direct`, or goes away without a word, leaves nothing in the kernel; who says yes does.
+/// What was begun for everything is followed for everything.
 #[test]
 fn direct_begins_with_consent() {
     if skip("scenarios::direct_begins_with_consent") {
@@ -180,7 +181,13 @@ fn direct_begins_with_consent() {
          }
          answer 'n\\n'; answer '\\004'
          answer 'y\\n'
-         keepline undo --yes",
+         keepline undo --yes
+
+         keepline apply direct --yes >/run/followed 2>&1 & follower=$!
+         for i in $(seq 100); do grep -q 'following' /run/followed && break; sleep 0.1; done
+         before=$(keepline status); sleep 10
+         [ \"$(keepline status)\" = \"$before\" ] && echo 'as at first'
+         kill -INT $follower; wait $follower; cat /run/followed; keepline undo --yes",
         PATIENCE,
     );
     keepline("lab down --all");
@@ -194,6 +201,7 @@ fn direct_begins_with_consent() {
     }
     assert!(parts[3].contains("ended with 0"), "{said}");
     assert!(parts[3].contains("direct: since"), "{said}");
+    assert!(parts[3].contains("as at first"), "who follows changes nothing of itself: {said}");
 }
 
 /// The receiver is started and stopped while others use the processors: its thread, and the softirq that

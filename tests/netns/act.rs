@@ -2,6 +2,7 @@
 //! back.
 
 use std::{
+    fs,
     path::Path,
     process::{Command, Stdio},
     thread::sleep,
@@ -55,6 +56,34 @@ fn held_sessions_survive_four_timeouts_and_not_their_sockets() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(hold.wait().unwrap().code(), Some(0));
     assert!(!run.done(&["status"]).contains("hold"));
+}
+
+#[test]
+fn what_is_gone_keeps_nobody_from_being_held() {
+    needs_root_and_nft!();
+    let run = Run::new("holdgone");
+    let lab = Lab::up("holdstay", &["--sessions", "5", "--tcp-timeout", "8s"]);
+    let gone = Lab::up("holdgo", &["--sessions", "1", "--tcp-timeout", "8s"]);
+    let name = gone.director.clone();
+    fs::create_dir_all(&run.0).unwrap();
+    let log = run.0.join("log");
+    let said = fs::File::create(&log).unwrap();
+    let mut hold = run
+        .command(&["apply", "hold", "--netns", &name, "--netns", &lab.director, "--yes"])
+        .stdout(Stdio::null())
+        .stderr(said)
+        .spawn()
+        .unwrap();
+    let log = || fs::read_to_string(&log).unwrap();
+    wait_for("it holds", || log().contains("keepline: holding"));
+    drop(gone);
+    wait_for("it is told", || log().contains(&format!("no network namespace `{name}`")));
+    sleep(Duration::from_secs(20));
+    assert_eq!(entries(&lab.director), 5, "{}", log());
+    assert_eq!(log().matches("no network namespace").count(), 1, "told once: {}", log());
+    let pid = rustix::process::Pid::from_raw(i32::try_from(hold.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(hold.wait().unwrap().code(), Some(0));
 }
 
 #[test]
@@ -244,7 +273,7 @@ fn programs_are_held_to_keepalive_unless_that_is_turned_off() {
     let run = Run::new("enforce");
     let lab = Lab::up("enforce", &["--sessions", "1", "--tcp-timeout", "90s"]);
     let program = std::env::temp_dir().join(format!("keepline-{}.py", lab.client));
-    std::fs::write(&program, OVERRIDES).unwrap();
+    fs::write(&program, OVERRIDES).unwrap();
     let overrides = || in_netns(&lab.client, &format!("python3 {}", program.display()));
     let apply = ["apply", "keepalive", "--netns", &lab.client, "--idle", "20s", "--yes"];
     run.done(&apply);
@@ -258,7 +287,7 @@ fn programs_are_held_to_keepalive_unless_that_is_turned_off() {
     assert!(!status.contains("drifted"), "{status}");
     run.done(&["undo", "--yes"]);
     assert_eq!(overrides(), "[0, 7200] [0, 7200]\n");
-    std::fs::remove_file(program).unwrap();
+    fs::remove_file(program).unwrap();
 }
 
 #[test]
@@ -347,8 +376,8 @@ fn two_at_once_do_not_clash() {
 }
 
 /// The lock, as another Keepline would have it.
-fn held(lock: &Path) -> std::fs::File {
-    let file = std::fs::File::open(lock).unwrap();
+fn held(lock: &Path) -> fs::File {
+    let file = fs::File::open(lock).unwrap();
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
     file
 }
@@ -412,7 +441,7 @@ struct Small<'a>(&'a Path);
 
 impl<'a> Small<'a> {
     fn mount(run: &'a Run) -> Self {
-        std::fs::create_dir_all(&run.0).unwrap();
+        fs::create_dir_all(&run.0).unwrap();
         let (status, text) = output(
             Command::new("mount").args(["-t", "tmpfs", "-o", "size=16k", "none"]).arg(&run.0),
         );
@@ -422,20 +451,20 @@ impl<'a> Small<'a> {
 
     /// Fills it up. Files that are there already can grow to the end of their page.
     fn fill(&self) {
-        let _ = std::fs::write(self.0.join("fill"), vec![b'x'; 64 << 10]);
+        let _ = fs::write(self.0.join("fill"), vec![b'x'; 64 << 10]);
     }
 
     fn make_room(&self) {
-        std::fs::remove_file(self.0.join("fill")).unwrap();
+        fs::remove_file(self.0.join("fill")).unwrap();
     }
 
     /// Makes the journal so long, by a record of nothing.
     fn pad(&self, length: usize) {
         let path = self.0.join("journal");
-        let mut text = std::fs::read_to_string(&path).unwrap_or_default();
+        let mut text = fs::read_to_string(&path).unwrap_or_default();
         text.push_str(r#"{"record":"done","id":0,"step":0,"error":null}"#);
         let room = length - text.len() - 1;
-        std::fs::write(path, text + &" ".repeat(room) + "\n").unwrap();
+        fs::write(path, text + &" ".repeat(room) + "\n").unwrap();
     }
 }
 
@@ -460,7 +489,7 @@ fn a_journal_that_is_full_in_the_midst_leaves_nothing_unsaid() {
     const STEP: usize = 35;
     for room in (0..1100).step_by(STEP) {
         let small = Small::mount(&run);
-        std::fs::write(run.0.join("lock"), "x").unwrap();
+        fs::write(run.0.join("lock"), "x").unwrap();
         small.pad(PAGE - room);
         small.fill();
         let (status, text) = run.keepline(&apply);

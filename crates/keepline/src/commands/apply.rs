@@ -224,31 +224,42 @@ fn still_so(shown: &Plan, now: &Plan) -> Plan {
     plan
 }
 
-/// Looks again and again. What names meant is known also while the Engine does not answer.
+/// Looks again and again. What names meant is known also while the Engine does not answer, and where
+/// some of it is gone.
 #[derive(Default)]
 struct Looker {
     observer: Observer,
     named: Option<Topology>,
+    meant: Option<Select>,
+    told: Option<String>,
 }
 
 impl Looker {
     fn look(&mut self, select: &Select) -> anyhow::Result<Seen> {
-        let seen = Seen::take(select);
-        match (seen, &self.named) {
-            (Ok(seen), _) => {
+        let error = match Seen::take(select) {
+            Err(error) => error,
+            Ok(seen) => {
                 let complete = |it: &&Topology| it.incomplete.is_empty();
                 if let Some(topology) = seen.snapshot.topology.as_ref().filter(complete) {
                     self.named = Some(topology.clone());
                 }
-                Ok(seen)
+                self.meant = (!select.is_everything()).then(|| seen.snapshot.meant(select));
+                self.told = None;
+                return Ok(seen);
             }
-            (Err(error), Some(named)) if !select.is_everything() => {
-                let owners = Owners::MostUrgent(0);
-                let seen = self.observer.observe(select, owners, Some(named.clone()));
-                seen.map(Seen::of).map_err(|_| error)
-            }
-            (Err(error), _) => Err(error),
+        };
+        let Some(meant) = &self.meant else { return Err(error) };
+        let seen = Seen::take(meant).or_else(|_| {
+            let owners = Owners::MostUrgent(0);
+            self.observer.observe(meant, owners, self.named.clone()).map(Seen::of)
+        });
+        let Ok(seen) = seen else { return Err(error) };
+        let why = format!("{error:#}");
+        if self.told.as_ref() != Some(&why) {
+            say!("keepline: warning: {why}; what else was meant is held on");
+            self.told = Some(why);
         }
+        Ok(seen)
     }
 }
 

@@ -27,3 +27,14 @@ pub enum NodeError {
         why: String,
     },
 }
+
+impl NodeError {
+    /// The same without what there is instead, which may be something else at each look.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Unknown { kind, name, .. } => format!("no {kind} `{name}`"),
+            Self::Select(_) | Self::Nothing { .. } => self.to_string(),
+        }
+    }
+}

@@ -132,7 +132,7 @@ impl Guard {
             }
             (Err(error), Some((meant, topology))) => {
                 let snapshot = self.observer.observe(&meant, owners, topology)?;
-                troubles.insert(error.to_string());
+                troubles.insert(error.brief());
                 Ok(snapshot)
             }
             (Err(error), None) => Err(error),

@@ -231,7 +231,8 @@ struct Looker {
     observer: Observer,
     named: Option<Topology>,
     meant: Option<Select>,
-    told: Option<String>,
+    /// Whether it is told that not all is there.
+    told: bool,
 }
 
 impl Looker {
@@ -244,7 +245,7 @@ impl Looker {
                     self.named = Some(topology.clone());
                 }
                 self.meant = (!select.is_everything()).then(|| seen.snapshot.meant(select));
-                self.told = None;
+                self.told = false;
                 return Ok(seen);
             }
         };
@@ -254,10 +255,8 @@ impl Looker {
             self.observer.observe(meant, owners, self.named.clone()).map(Seen::of)
         });
         let Ok(seen) = seen else { return Err(error) };
-        let why = format!("{error:#}");
-        if self.told.as_ref() != Some(&why) {
-            say!("keepline: warning: {why}; what else was meant is held on");
-            self.told = Some(why);
+        if !std::mem::replace(&mut self.told, true) {
+            say!("keepline: warning: {error:#}; what else was meant is held on");
         }
         Ok(seen)
     }

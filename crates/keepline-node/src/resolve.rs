@@ -15,13 +15,12 @@ use crate::{
 pub(crate) fn resolve(select: &Select, places: &[Place]) -> Result<BTreeSet<u64>, NodeError> {
     let named = select.netns.iter().map(|name| by_name(name, places));
     let found = named.chain(select.pids.iter().map(|pid| of_process(*pid)));
+    let seen = |inode: &u64| places.iter().any(|place| place.inode == *inode);
     if select.exact {
-        let seen = |inode: &u64| places.iter().any(|place| place.inode == *inode);
         return Ok(found.flatten().filter(seen).collect());
     }
     let chosen = found.collect::<Result<BTreeSet<u64>, NodeError>>()?;
     // A file of another kind of namespace, or one that cannot be entered from here.
-    let seen = |inode: &u64| places.iter().any(|place| place.inode == *inode);
     if let Some(inode) = chosen.iter().find(|inode| !seen(inode)) {
         return Err(NodeError::Unknown {
             kind: "network namespace",

@@ -126,17 +126,12 @@ impl<'a> Receiver<'a> {
         Ok(Self { netlink, family, daemon, group, port })
     }
 
-    /// Whether the daemon was started by Keepline; one that was killed may have left it.
-    fn is_ours(&self) -> bool {
-        is_ours(&self.daemon)
-    }
-
     /// Tells the daemon of `conns`, no faster than it takes them, and waits until it has taken
     /// them all.
     fn tell(&self, conns: &[SyncConn]) -> Result<(), Obstacle> {
         let sender = Sender::open(&self.daemon.interface, self.group, self.port)?;
         let sync_id = u8::try_from(self.daemon.sync_id).unwrap_or(SYNC_ID);
-        let longest = if self.is_ours() {
+        let longest = if is_ours(&self.daemon) {
             LONGEST
         } else {
             self.daemon.sync_maxlen.map_or(SHORTEST, usize::from).min(LONGEST)
@@ -197,7 +192,7 @@ impl<'a> Receiver<'a> {
 
 impl Drop for Receiver<'_> {
     fn drop(&mut self) {
-        if self.is_ours() {
+        if is_ours(&self.daemon) {
             // It ends with the namespace at the latest, and hears nobody but root there. One whose
             // thread has not run is stopped, too, and that is not acknowledged.
             let _ = stop(self.netlink, self.family);
@@ -205,29 +200,29 @@ impl Drop for Receiver<'_> {
     }
 }
 
+/// Whether a daemon was started by Keepline; one that was killed may have left it.
 fn is_ours(daemon: &Daemon) -> bool {
     daemon.interface == OURS && daemon.sync_id == u32::from(SYNC_ID)
 }
 
 /// Whether a daemon of Keepline runs in the current namespace. Where that cannot be told, none does.
 pub(super) fn is_left() -> bool {
-    let running = super::ipvs::open()
-        .and_then(|(netlink, family)| Ok(backup(&netlink, family)?.is_some_and(|it| is_ours(&it))));
-    running.unwrap_or(false)
+    super::ipvs::open().and_then(|(netlink, family)| ours_runs(&netlink, family)).unwrap_or(false)
+}
+
+fn ours_runs(netlink: &Netlink, family: u16) -> Result<bool, Obstacle> {
+    Ok(backup(netlink, family)?.is_some_and(|it| is_ours(&it)))
 }
 
 /// Stops the daemon of a Keepline that was killed.
 pub(super) fn stop_left() -> Result<(), Obstacle> {
     let (netlink, family) = super::ipvs::open()?;
-    let running = || -> Result<bool, Obstacle> {
-        Ok(backup(&netlink, family)?.is_some_and(|it| is_ours(&it)))
-    };
-    if !running()? {
+    if !ours_runs(&netlink, family)? {
         return Ok(());
     }
     let stopped = stop(&netlink, family);
     // What counts is that it is gone.
-    if running()? { Ok(stopped?) } else { Ok(()) }
+    if ours_runs(&netlink, family)? { Ok(stopped?) } else { Ok(()) }
 }
 
 /// How many datagrams were read from sockets in this namespace.

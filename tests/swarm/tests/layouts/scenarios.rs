@@ -108,7 +108,7 @@ while True:
 }
 
 /// A Keepline that is killed while its sync receiver runs leaves that: it is told, and taken away by the
-/// next guard and by `undo`. Somebody else's stays.
+/// next guard, by `undo`, and by the next that uses it. Somebody else's stays.
 #[test]
 fn a_receiver_that_a_killed_one_left_is_taken_away() {
     if skip("scenarios::a_receiver_that_a_killed_one_left_is_taken_away") {
@@ -135,7 +135,9 @@ fn a_receiver_that_a_killed_one_left_is_taken_away() {
 
          killed hold --once --for 1h
          keepline guard --once 2>&1; left && exit 3
+         killed hold --once --for 1h
          director iptables -D INPUT -d 224.0.0.81 -j DROP
+         keepline apply hold --once --for 1h --netns kl-left-lb --yes; left && exit 4
          director ipvsadm --start-daemon backup --mcast-interface lo --syncid 9
          keepline status; keepline undo --yes
          director ipvsadm -Ln --daemon",
